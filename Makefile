@@ -1,0 +1,41 @@
+# Every target makes what it needs: a fresh clone can start with any of them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-all check bench clean
+
+setup: $(STAMP)
+
+# Type checkers do not follow the editable namespace mapping; .dev/quarterdeck shows them the sources.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	mkdir -p .dev/quarterdeck
+	ln -sfn ../../server .dev/quarterdeck/server
+	ln -sfn ../../tools .dev/quarterdeck/tools
+	ln -sfn ../../storage .dev/quarterdeck/storage
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/quarterdeck demo
+
+test: setup
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: test
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+bench: setup
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) .dev build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,152 @@
+"""Settings: environment over TOML over default. The names are a contract; the README's table is tested against them."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from quarterdeck.storage.errors import DeckError
+
+PREFIX = "QUARTERDECK_"
+WEEK = 7 * 24 * 3600
+
+
+class SettingsError(DeckError):
+    """The environment or the TOML file holds something that cannot be used; one line says what."""
+
+    code = "settings"
+
+
+def _default_data_dir() -> Path:
+    import platformdirs  # used only where no folder is set
+
+    return Path(platformdirs.user_data_dir("quarterdeck", appauthor=False))
+
+
+def _split_paths(value: Any) -> Any:
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def _default_roots() -> list[Path]:
+    """The working directory, unless that would open a whole disk or home."""
+    here = Path.cwd().resolve()
+    return [] if here in (Path(here.anchor), Path.home().resolve()) else [here]
+
+
+Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
+
+
+class Settings(BaseSettings):
+    """What two users would want differently. Field `x` is `QUARTERDECK_X` (flags: `FEATURE_…`) and TOML key `x`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", validate_by_name=True, validate_by_alias=True, env_ignore_empty=True
+    )
+
+    data_dir: Path = Field(default_factory=_default_data_dir, description="folder of everything that is kept")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged to stderr")
+    memory_default_ttl: int = Field(WEEK, ge=0, description="seconds a memory lives unless told; 0 keeps for ever")
+    memory_restore_window: int = Field(
+        86_400, ge=0, description="seconds a deleted, replaced or expired memory stays restorable; 0 turns it off"
+    )
+    upload_roots: Paths = Field(
+        default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+    )
+    agents_idle_timeout: float = Field(900, gt=0, description="seconds after which an agent without work stops")
+    agents_max_alive: int = Field(100, ge=1, description="agents alive at once")
+    feature_parallel_spawning: bool = Field(
+        True, validation_alias="FEATURE_PARALLEL_SPAWNING", description="off: agents start one after another"
+    )
+    feature_query_control: bool = Field(
+        True, validation_alias="FEATURE_QUERY_CONTROL", description="off: `query_control` is not offered"
+    )
+    feature_adaptive_opt: bool = Field(
+        True, validation_alias="FEATURE_ADAPTIVE_OPT", description="off: no optimizer rule acts"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=read_toml())
+
+
+def config_file() -> Path | None:
+    """The TOML file that the environment names."""
+    name = os.environ.get(PREFIX + "CONFIG")
+    return Path(name).expanduser() if name else None
+
+
+def read_toml() -> dict[str, Any]:
+    """Read the TOML file.
+
+    Raises:
+        SettingsError: it is named but missing or not TOML.
+    """
+    path = config_file()
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"{PREFIX}CONFIG: cannot read {path}: {exc}") from exc
+
+
+def load_settings() -> Settings:
+    """Read and check all settings.
+
+    Raises:
+        SettingsError: one line that names each bad setting and why.
+    """
+    try:
+        return Settings()  # pyright: ignore[reportCallIssue]  every field has a default
+    except ValidationError as exc:
+        wrong = [f"{_shown_name(str(e['loc'][0]))}: {e['msg']}" for e in exc.errors(include_url=False) if e["loc"]]
+        raise SettingsError("; ".join(wrong)) from None
+
+
+def environment_name(field: str) -> str:
+    """The environment variable that sets `field`."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+
+def _shown_name(location: str) -> str:
+    return environment_name(location) if location in Settings.model_fields else location
+
+
+def sources(settings: Settings) -> dict[str, str]:
+    """Where each field's value came from: `environment`, `file` or `default`."""
+    from_file = read_toml()
+    return {
+        field: "environment"
+        if os.environ.get(environment_name(field))
+        else "file"
+        if field in from_file or environment_name(field) in from_file
+        else "default"
+        for field in type(settings).model_fields
+    }
+
+
+def unknown_variables() -> list[str]:
+    """Environment variables in our name space that mean nothing: likely typing errors."""
+    known = {environment_name(field) for field in Settings.model_fields} | {PREFIX + "CONFIG"}
+    return sorted(name for name in os.environ if re.match(f"{PREFIX}|FEATURE_", name) and name not in known)

@@ -1,0 +1,189 @@
+"""How a tool meets the wire: strict arguments in either spelling, plain errors, compact schemas.
+
+The SDK's own `@tool()` decodes JSON inside strings, drops unknown arguments and prefixes every error, so a tool here
+is a `Tool` with a `run` of its own: public API, one validation, one answer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Protocol, TypeVar, cast
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails, to_json
+
+from quarterdeck.storage.errors import DeckError
+
+log = logging.getLogger(__name__)
+
+Json = Any  # whatever JSON can say
+Schema = dict[str, Any]
+
+
+class Arguments(BaseModel):
+    """Base of every tool's arguments: camelCase or snake_case, nothing unknown, no silent conversion."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        strict=True,
+    )
+
+
+def _decode_list(value: Any) -> Any:
+    """Some clients send a list or object as its JSON text."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+FromJsonText = BeforeValidator(_decode_list)
+"""For list and object arguments (never for a value to be stored): accept their JSON text too."""
+
+Limit = Annotated[int, Field(ge=1, le=500)]
+"""A page size; `= 50` where it is used."""
+
+
+class Call(Protocol):
+    """What a handler may do to its client while it works."""
+
+    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Send a progress notification; nothing happens if the client did not ask for any."""
+        ...
+
+
+ArgumentsT = TypeVar("ArgumentsT", bound=Arguments)
+Handler = Callable[[ArgumentsT, Call], Awaitable[Any]]
+
+
+class DeckTool(Tool):
+    """A registered tool: `handler(arguments, call)` returns the structured answer, a JSON-able mapping."""
+
+    arguments_model: type[Arguments]
+    handler: Callable[[Any, Call], Awaitable[Any]]
+
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:  # noqa: ARG002
+        """Answer with structured content and the same as JSON text; a refusal is an error result, never a raise.
+
+        Raises:
+            Exception: a defect of the deck; the SDK logs it and hides its text from the client.
+        """
+        try:
+            answer = await self.handler(self.arguments_model.model_validate(arguments), context)
+        except ValidationError as exc:
+            return _refusal(explain(self.name, exc, self.arguments_model), "invalid_argument", {})
+        except DeckError as exc:
+            return _refusal(f"{self.name}: {exc.message}", exc.code, exc.details)
+        return CallToolResult(content=[TextContent(type="text", text=_text(answer))], structured_content=answer)
+
+
+def _text(answer: Any) -> str:
+    return to_json(answer).decode()
+
+
+def _refusal(message: str, code: str, details: dict[str, Any]) -> CallToolResult:
+    answer = {"success": False, "error": message, "code": code, **details}
+    return CallToolResult(
+        content=[TextContent(type="text", text=_text(answer))], structured_content=answer, is_error=True
+    )
+
+
+def deck_tool(
+    name: str,
+    description: str,
+    arguments: type[ArgumentsT],
+    result: type[Any],
+    handler: Handler[ArgumentsT],
+    *,
+    title: str,
+    read_only: bool = False,
+    destructive: bool = False,
+    idempotent: bool = False,
+    open_world: bool = False,
+) -> DeckTool:
+    """Build a tool. `result` is a TypedDict in wire spelling: it becomes the output schema."""
+    return DeckTool(
+        fn=handler,
+        name=name,
+        title=title,
+        description=description,
+        parameters=compact(arguments.model_json_schema()),
+        is_async=True,
+        context_kwarg=None,
+        fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=_output_schema(result)),
+        annotations=ToolAnnotations(
+            read_only_hint=read_only,
+            destructive_hint=destructive,
+            idempotent_hint=idempotent,
+            open_world_hint=open_world,
+        ),
+        arguments_model=arguments,
+        handler=handler,
+    )
+
+
+def _output_schema(result: type[Any]) -> Schema:
+    schema = cast("Schema", compact(TypeAdapter(result).json_schema(mode="serialization")))
+    return {"type": "object", **schema}
+
+
+def compact(node: Any, definitions: Schema | None = None) -> Any:
+    """Inline `$ref`, drop titles and null defaults, and write `X or null` as X: clients pay for every byte."""
+    if isinstance(node, list):
+        return [compact(item, definitions) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    schema = cast("Schema", node)
+    if definitions is None:
+        definitions = cast("Schema", schema.get("$defs", {}))
+    if "$ref" in schema:
+        target = definitions[str(schema["$ref"]).rsplit("/", 1)[1]]
+        return compact({**target, **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)
+    out: Schema = {}
+    for key, value in schema.items():
+        if key in ("$defs", "title") or (key == "default" and value is None):
+            continue
+        if key == "properties":
+            out[key] = {name: compact(sub, definitions) for name, sub in value.items()}
+        else:
+            out[key] = compact(value, definitions)
+    arms = [arm for arm in out.get("anyOf", ()) if arm != {"type": "null"}]
+    if "anyOf" in out and len(arms) == 1:
+        del out["anyOf"]
+        out = {**arms[0], **out}
+    return out
+
+
+def explain(tool: str, exc: ValidationError, model: type[BaseModel]) -> str:
+    """Say in one line what is wrong with the arguments, and what would be right."""
+    errors = exc.errors(include_url=False, include_context=False)
+    parts = list(dict.fromkeys(_explain_one(error, model) for error in errors))
+    return f"{tool}: " + "; ".join(parts[:5])
+
+
+def _explain_one(error: ErrorDetails, model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "arguments"
+    names = ", ".join(field.alias or name for name, field in model.model_fields.items())
+    match error["type"]:
+        case "extra_forbidden" if len(error["loc"]) == 1:
+            return f"unknown argument '{where}' (valid: {names or 'none'})"
+        case "extra_forbidden":
+            return f"unknown argument '{where}'"
+        case "missing":
+            return f"missing argument '{where}'" + (f" (arguments: {names})" if len(error["loc"]) == 1 else "")
+        case _:
+            text = error["msg"].removeprefix("Value error, ")
+            shown = repr(error["input"])
+            return f"{where}: {text[:1].lower()}{text[1:]}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"
