@@ -56,24 +56,30 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(default_factory=_default_data_dir, description="folder of everything that is kept")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged to stderr")
-    memory_default_ttl: int = Field(WEEK, ge=0, description="seconds a memory lives unless told; 0 keeps for ever")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="least level logged to stderr"
+    )
+    memory_default_ttl: int = Field(
+        default=WEEK, ge=0, description="seconds a memory lives unless told; 0 keeps for ever"
+    )
     memory_restore_window: int = Field(
-        86_400, ge=0, description="seconds a deleted, replaced or expired memory stays restorable; 0 turns it off"
+        default=86_400,
+        ge=0,
+        description="seconds a deleted, replaced or expired memory stays restorable; 0 turns it off",
     )
     upload_roots: Paths = Field(
         default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
     )
-    agents_idle_timeout: float = Field(900, gt=0, description="seconds after which an agent without work stops")
-    agents_max_alive: int = Field(100, ge=1, description="agents alive at once")
+    agents_idle_timeout: float = Field(default=900, gt=0, description="seconds after which an agent without work stops")
+    agents_max_alive: int = Field(default=100, ge=1, description="agents alive at once")
     feature_parallel_spawning: bool = Field(
-        True, validation_alias="FEATURE_PARALLEL_SPAWNING", description="off: agents start one after another"
+        default=True, validation_alias="FEATURE_PARALLEL_SPAWNING", description="off: agents start one after another"
     )
     feature_query_control: bool = Field(
-        True, validation_alias="FEATURE_QUERY_CONTROL", description="off: `query_control` is not offered"
+        default=True, validation_alias="FEATURE_QUERY_CONTROL", description="off: `query_control` is not offered"
     )
     feature_adaptive_opt: bool = Field(
-        True, validation_alias="FEATURE_ADAPTIVE_OPT", description="off: no optimizer rule acts"
+        default=True, validation_alias="FEATURE_ADAPTIVE_OPT", description="off: no optimizer rule acts"
     )
 
     @classmethod
@@ -117,7 +123,7 @@ def load_settings() -> Settings:
         SettingsError: one line that names each bad setting and why.
     """
     try:
-        return Settings()  # pyright: ignore[reportCallIssue]  every field has a default
+        return Settings()
     except ValidationError as exc:
         wrong = [f"{_shown_name(str(e['loc'][0]))}: {e['msg']}" for e in exc.errors(include_url=False) if e["loc"]]
         raise SettingsError("; ".join(wrong)) from None

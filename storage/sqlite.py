@@ -13,7 +13,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -23,8 +23,10 @@ from .errors import DeckError, StorageError
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 LOCK_TIMEOUT = 30.0  # seconds that a write may wait for other processes before it fails
+SCAN_TIMEOUT = 1.0  # seconds that a checkpoint may hold up the writers to wait for readers of other processes
 CHECKPOINT_BYTES = 4 << 20  # WAL size at which a checkpoint is started
 CHECKPOINT_EVERY = 256  # commits between two looks at that size
 
@@ -138,7 +140,7 @@ class Database:
         self._scanner_lock = asyncio.Lock()
         self._checkpoint: asyncio.Task[None] | None = None
 
-    def read(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+    def read(self, sql: str, parameters: Parameters = ()) -> Rows:
         """Run a short query inline; it sees every commit, of other processes too.
 
         Raises:
@@ -149,7 +151,7 @@ class Database:
         except sqlite3.Error as exc:
             raise StorageError(f"cannot read {self.path}: {exc}") from exc
 
-    async def scan(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+    async def scan(self, sql: str, parameters: Parameters = ()) -> Rows:
         """Run a query that may take long, in a thread.
 
         Raises:
@@ -233,11 +235,13 @@ class Database:
 
     async def _run_checkpoint(self) -> None:
         with contextlib.suppress(StorageError):  # another process may be at it; the next one comes soon
-            await self.scan("PRAGMA wal_checkpoint(PASSIVE)")
+            await self.scan("PRAGMA wal_checkpoint(PASSIVE)")  # nearly all of it, beside the writers
+            # Under steady writes that alone never ends the log: the short rest is done while they wait.
+            await self.scan("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def _open_scanner(self) -> aiosqlite.Connection:
         if self._scanner is None:
-            self._scanner = await aiosqlite.connect(self.path, timeout=LOCK_TIMEOUT, isolation_level=None)
+            self._scanner = await aiosqlite.connect(self.path, timeout=SCAN_TIMEOUT, isolation_level=None)
         return self._scanner
 
     async def close(self) -> None:

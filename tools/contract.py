@@ -7,7 +7,6 @@ is a `Tool` with a `run` of its own: public API, one validation, one answer.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Protocol, TypeVar, cast
 
@@ -19,9 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, to_json
 
-from quarterdeck.storage.errors import DeckError
-
-log = logging.getLogger(__name__)
+from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 
 Json = Any  # whatever JSON can say
 Schema = dict[str, Any]
@@ -74,6 +71,18 @@ class DeckTool(Tool):
     arguments_model: type[Arguments]
     handler: Callable[[Any, Call], Awaitable[Any]]
 
+    async def answer(self, arguments: dict[str, Any], call: Call) -> Any:
+        """Validate and serve one call, from a client or from a worker.
+
+        Raises:
+            DeckError: the refusal; its text names what was wrong.
+        """
+        try:
+            parsed = self.arguments_model.model_validate(arguments)
+        except ValidationError as exc:
+            raise InvalidArgumentError(explain(self.name, exc, self.arguments_model)) from None
+        return await self.handler(parsed, call)
+
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:  # noqa: ARG002
         """Answer with structured content and the same as JSON text; a refusal is an error result, never a raise.
 
@@ -81,23 +90,16 @@ class DeckTool(Tool):
             Exception: a defect of the deck; the SDK logs it and hides its text from the client.
         """
         try:
-            answer = await self.handler(self.arguments_model.model_validate(arguments), context)
-        except ValidationError as exc:
-            return _refusal(explain(self.name, exc, self.arguments_model), "invalid_argument", {})
+            answer = await self.answer(arguments, context)
         except DeckError as exc:
-            return _refusal(f"{self.name}: {exc.message}", exc.code, exc.details)
-        return CallToolResult(content=[TextContent(type="text", text=_text(answer))], structured_content=answer)
+            answer = {"success": False, "error": exc.message, "code": exc.code, **exc.details}
+            return _result(answer, is_error=True)
+        return _result(answer)
 
 
-def _text(answer: Any) -> str:
-    return to_json(answer).decode()
-
-
-def _refusal(message: str, code: str, details: dict[str, Any]) -> CallToolResult:
-    answer = {"success": False, "error": message, "code": code, **details}
-    return CallToolResult(
-        content=[TextContent(type="text", text=_text(answer))], structured_content=answer, is_error=True
-    )
+def _result(answer: Any, *, is_error: bool = False) -> CallToolResult:
+    text = TextContent(type="text", text=to_json(answer).decode())
+    return CallToolResult(content=[text], structured_content=answer, is_error=is_error)
 
 
 def deck_tool(
@@ -187,3 +189,16 @@ def _explain_one(error: ErrorDetails, model: type[BaseModel]) -> str:
             text = error["msg"].removeprefix("Value error, ")
             shown = repr(error["input"])
             return f"{where}: {text[:1].lower()}{text[1:]}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def read_cursor(cursor: str | None) -> int | None:
+    """The position that a page's `nextCursor` named.
+
+    Raises:
+        InvalidArgumentError: it is not one of ours.
+    """
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise InvalidArgumentError("cursor: pass the nextCursor of the page before, unchanged, or none")
+    return int(cursor)

@@ -1,0 +1,82 @@
+"""The `quarterdeck` command. Each subcommand imports what it needs when it runs: a client waits for `serve`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+EXIT_UNUSABLE = 2  # settings or data directory
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(argv)
+    match options.command:
+        case "serve":
+            return _serve()
+        case "demo":
+            from .demo import run_demo
+
+            return run_demo(options.folder)
+        case "doctor":
+            from .doctor import run_doctor
+
+            return run_doctor()
+        case _:
+            return _config()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="quarterdeck", description="One MCP server: durable memory, real agents, live control, uploads, vectors."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="serve MCP over stdin and stdout")
+    demo = commands.add_parser("demo", help="show and verify everything on real input, in a folder of its own")
+    demo.add_argument("folder", nargs="?", type=Path, help="texts to work on (default: those of installed packages)")
+    commands.add_parser("doctor", help="check what is installed and reachable, and say what to do about it")
+    commands.add_parser("config", help="print every setting and where its value comes from")
+    return parser
+
+
+def _serve() -> int:
+    import gc
+
+    gc.disable()  # nothing that is imported becomes garbage: collecting meanwhile only delays the first answer
+    import anyio
+
+    from quarterdeck.storage.errors import DeckError
+
+    from .config import load_settings
+    from .logs import log_to_stderr
+    from .serve import serve_stdio
+
+    gc.freeze()
+    gc.enable()
+    try:
+        settings = load_settings()
+        log_to_stderr(settings.log_level)
+        anyio.run(serve_stdio, settings)
+    except DeckError as exc:
+        print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
+        return EXIT_UNUSABLE
+    return 0
+
+
+def _config() -> int:
+    from .config import SettingsError, environment_name, load_settings, sources, unknown_variables
+
+    try:
+        settings = load_settings()
+        origin = sources(settings)
+    except SettingsError as exc:
+        print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
+        return EXIT_UNUSABLE
+    for field in type(settings).model_fields:
+        value = getattr(settings, field)
+        shown = ":".join(map(str, value)) if isinstance(value, list) else str(value)  # pyright: ignore[reportUnknownArgumentType]
+        print(f"{environment_name(field)}={shown}  # {origin[field]}")  # noqa: T201
+    for name in unknown_variables():
+        print(f"# {name} is set but means nothing here")  # noqa: T201
+    return 0

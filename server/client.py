@@ -1,0 +1,115 @@
+"""A client with a server of its own, for the demo, the tests and the examples.
+
+Starts the real server as a client would, in either protocol era, and can kill and restart it:
+
+    async with DeckClient(data_dir) as deck:
+        await deck.call("memory_usage", action="store", key="plan", value="ship it")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.shared.dispatcher import ProgressFnT
+
+Era = Literal["auto", "legacy"]
+"""`auto` asks for the newest protocol, `legacy` shakes hands as clients up to 2025 do."""
+
+
+class ToolRefusedError(Exception):
+    """The tool answered with an error; `answer` is its structured content."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        super().__init__(answer.get("error"))
+        self.answer = answer
+
+
+class DeckClient:
+    """One server process on `data_dir` and one client connected to it."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        era: Era = "auto",
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self._era: Era = era
+        self._parameters = StdioServerParameters(
+            command=sys.executable,
+            args=["-m", "quarterdeck.server", "serve"],
+            env={"QUARTERDECK_DATA_DIR": str(data_dir), **(environment or {})},
+            cwd=cwd,
+        )
+        self._stack = AsyncExitStack()
+        self._client: Client | None = None
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed with the client
+
+    @property
+    def client(self) -> Client:
+        """The SDK's client, for whatever `call` does not do."""
+        if self._client is None:
+            raise RuntimeError("the server is not running")
+        return self._client
+
+    @property
+    def stderr(self) -> str:
+        """All that the server has logged so far."""
+        self._stderr.seek(0)
+        return self._stderr.read()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+        self._stderr.close()
+
+    async def start(self) -> None:
+        """Start the server and connect."""
+        transport = stdio_client(self._parameters, errlog=self._stderr)
+        self._client = await self._stack.enter_async_context(
+            Client(transport, mode=self._era, read_timeout_seconds=120)
+        )
+
+    async def stop(self) -> None:
+        """Close the connection as a client does: the server sees the end of its input and ends."""
+        self._client = None
+        await self._stack.aclose()
+
+    async def kill(self) -> None:
+        """End the server with SIGKILL, as a crash would."""
+        pid = (await self.call("server_status"))["pid"]
+        os.kill(pid, signal.SIGKILL)
+        await self.stop()
+
+    async def call(self, tool: str, /, *, on_progress: ProgressFnT | None = None, **arguments: Any) -> dict[str, Any]:
+        """Call a tool and return its structured answer.
+
+        Raises:
+            ToolRefusedError: the tool answered with an error.
+        """
+        result = await self.client.call_tool(tool, arguments, progress_callback=on_progress)
+        answer = result.structured_content or {"error": "".join(getattr(part, "text", "") for part in result.content)}
+        if result.is_error:
+            raise ToolRefusedError(answer)
+        return answer
+
+    async def call_all(self, *calls: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Make several calls at the same time."""
+        return await asyncio.gather(*(self.call(tool, **arguments) for tool, arguments in calls))

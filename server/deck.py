@@ -1,0 +1,199 @@
+"""The composition root: the only place that knows which backends exist, and in which order things open and close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quarterdeck.storage.clock import Clock, SystemClock
+from quarterdeck.storage.errors import DeckError, NotFoundError, StorageError
+from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.runs.sqlite import SqliteRunStore
+from quarterdeck.tools.agents import processes
+from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
+from quarterdeck.tools.agents.orchestrator import Orchestrator
+from quarterdeck.tools.agents.runners.process import ProcessRunner
+from quarterdeck.tools.agents.tool import AgentTools, agent_tools
+from quarterdeck.tools.agents.tracker import Tracker, iso
+from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.memory.service import MemoryService
+from quarterdeck.tools.memory.tool import memory_tools
+from quarterdeck.tools.queries.manager import QueryManager
+from quarterdeck.tools.queries.optimizer import Optimizer
+from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
+from quarterdeck.tools.queries.tool import QueryTools, query_tools
+from quarterdeck.tools.status.tool import StatusAnswer, status_tools
+from quarterdeck.tools.uploads.service import UploadService
+from quarterdeck.tools.uploads.tool import upload_tools
+from quarterdeck.tools.vectors.service import VectorService
+from quarterdeck.tools.vectors.tool import vector_tools
+
+from .config import Settings
+
+if TYPE_CHECKING:  # they import numpy and FAISS, which most sessions do not need at their start
+    from quarterdeck.storage.vectors.base import VectorStore
+    from quarterdeck.tools.vectors.embedders.base import Embedder
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 1.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Deck:
+    """Everything that one server process runs on."""
+
+    settings: Settings
+    clock: Clock
+    tools: Mapping[str, DeckTool]
+
+
+class _Silent:
+    """The client of a call that an agent makes: it takes no progress."""
+
+    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        del progress, total, message
+
+
+@asynccontextmanager
+async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Deck]:
+    """Open the stores, build the services, and close them in the opposite order.
+
+    Raises:
+        StorageError: the data directory or a store in it cannot be used.
+    """
+    clock = clock or SystemClock()
+    data_dir = prepare_data_dir(settings.data_dir)
+    async with AsyncExitStack() as stack:
+        memory_store = SqliteMemoryStore(data_dir / "memory.db")
+        stack.push_async_callback(memory_store.close)
+        memory = MemoryService(
+            memory_store, clock, default_ttl=settings.memory_default_ttl, restore_window=settings.memory_restore_window
+        )
+        runs = SqliteRunStore(data_dir / "runs.db")
+        stack.push_async_callback(runs.close)
+
+        async def open_vectors() -> VectorStore:
+            from quarterdeck.storage.vectors.faiss import FaissVectorStore
+
+            return await FaissVectorStore.open(data_dir / "vectors.db", clock)
+
+        async def open_embedder() -> Embedder:
+            from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
+
+            return LexicalEmbedder()
+
+        vector_store = OnFirstUse(open_vectors)
+
+        async def close_vectors() -> None:
+            if vector_store.opened is not None:
+                await vector_store.opened.close()
+
+        stack.push_async_callback(close_vectors)
+        vectors = VectorService(vector_store, OnFirstUse(open_embedder))
+        uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
+
+        tools: dict[str, DeckTool] = {}
+
+        async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
+            if name not in tools:
+                raise NotFoundError(f"no tool {name!r} (tools: {', '.join(tools)})")
+            return await tools[name].answer(arguments, _Silent())
+
+        tracker = Tracker(memory, clock)
+        orchestrator = Orchestrator(
+            runs=runs,
+            tracker=tracker,
+            clock=clock,
+            runner=ProcessRunner(),
+            types=TYPES,
+            call_deck=call_tool,
+            owner=processes.identify(os.getpid()),
+            parallel=settings.feature_parallel_spawning,
+            max_alive=settings.agents_max_alive,
+            idle_timeout=settings.agents_idle_timeout,
+        )
+        queries = QueryManager(runs=runs, orchestrator=orchestrator, tracker=tracker, clock=clock)
+        stack.push_async_callback(queries.close)
+        stack.push_async_callback(orchestrator.close)
+        optimizer = Optimizer(queries, clock, enabled=settings.feature_adaptive_opt)
+        stack.push_async_callback(optimizer.stop)
+        began = clock.monotonic()
+
+        async def report() -> StatusAnswer:
+            return {
+                "success": True,
+                "time": iso(clock.now()),
+                "version": version("quarterdeck"),
+                "pid": os.getpid(),
+                "uptimeSeconds": round(clock.monotonic() - began, 3),
+                "backends": {"memory": "sqlite", "runs": "sqlite", "objects": "local", "vectors": "faiss"},
+                "flags": {
+                    "FEATURE_PARALLEL_SPAWNING": settings.feature_parallel_spawning,
+                    "FEATURE_QUERY_CONTROL": settings.feature_query_control,
+                    "FEATURE_ADAPTIVE_OPT": settings.feature_adaptive_opt,
+                },
+                "limits": {"agentsMaxAlive": settings.agents_max_alive},
+                "caches": {},
+                "performance": {},
+            }
+
+        families = [
+            memory_tools(memory),
+            agent_tools(
+                AgentTools(orchestrator, queries, runs, clock, CREWS, parallel=settings.feature_parallel_spawning)
+            ),
+            query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
+            upload_tools(uploads),
+            vector_tools(vectors),
+            optimizer_tools(optimizer),
+            status_tools(report),
+        ]
+        tools.update({tool.name: tool for family in families for tool in family})
+
+        if interrupted := await orchestrator.recover():
+            log.info("%d agents of servers that ended are marked interrupted", interrupted)
+        if optimizer.enabled:
+            await optimizer.start()
+        heartbeat = asyncio.create_task(_beat(orchestrator, queries))
+        stack.callback(heartbeat.cancel)
+        yield Deck(settings, clock, tools)
+
+
+async def _beat(orchestrator: Orchestrator, queries: QueryManager) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT)
+        try:
+            await orchestrator.tick()
+            await queries.tick()
+        except DeckError as exc:
+            log.warning("heartbeat: %s", exc.message)
+
+
+def prepare_data_dir(path: Path) -> Path:
+    """Make the data directory (0700) and see that it can be written.
+
+    Raises:
+        StorageError: it cannot; the text names the setting.
+    """
+    path = path.expanduser().absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):  # somebody else's folder that we may write to
+            path.chmod(0o700)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch(0o600)
+        probe.unlink()
+    except OSError as exc:
+        raise StorageError(f"QUARTERDECK_DATA_DIR: cannot use {path}: {exc.strerror or exc}") from exc
+    return path

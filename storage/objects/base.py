@@ -1,0 +1,86 @@
+"""What an object store is: whole files under keys, written once, never overwritten."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import InvalidArgumentError
+
+CHUNK_BYTES = 1 << 20
+"""The size in which contents should move, so that memory stays flat."""
+
+KEY_BYTES = 200
+_KEY = re.compile(r"[^\x00-\x1f\x7f~\\./][^\x00-\x1f\x7f~\\]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object without its contents. `size` is in bytes, `created_at` in milliseconds since the epoch."""
+
+    key: str
+    name: str  # what its giver called it
+    type: str
+    size: int
+    sha256: str
+    created_at: int
+
+
+class ObjectStore(Protocol):
+    """Every method raises InvalidArgumentError for a key that `check_key` refuses, StorageError if the store fails."""
+
+    async def put(
+        self, key: str, chunks: AsyncIterable[bytes], *, name: str, content_type: str, created_at: int
+    ) -> ObjectInfo:
+        """Keep `chunks` under `key`, durably and as a whole, or leave no trace.
+
+        What `chunks` raises passes through.
+
+        Raises:
+            ConflictError: the key exists; of several puts at the same time exactly one wins.
+        """
+        ...
+
+    async def stat(self, key: str) -> ObjectInfo | None:
+        """Return the object's description, None if there is none."""
+        ...
+
+    async def read(self, key: str, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`: fewer at the end, none behind it.
+
+        Raises:
+            NotFoundError: there is no such object.
+        """
+        ...
+
+    async def list(self, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
+        """Return the first `limit` objects, in order of their keys, that start with `prefix` and come after `after`."""
+        ...
+
+    async def delete(self, key: str) -> bool:
+        """Remove the object for good; False if there was none."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the store holds; it cannot be used afterwards."""
+        ...
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that not every store can hold.
+
+    Raises:
+        InvalidArgumentError: it is not 1 to 200 bytes of UTF-8, has a control character, `~` or a backslash,
+            or starts with a dot or slash.
+    """
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not (0 < size <= KEY_BYTES and _KEY.fullmatch(key)):
+        raise InvalidArgumentError(
+            f"the key {key[:KEY_BYTES]!r} cannot be used: 1 to {KEY_BYTES} bytes of UTF-8 without control characters, "
+            "'~' and backslash, not starting with '.' or '/'"
+        )

@@ -1,0 +1,149 @@
+"""Runs in SQLite: the columns that are searched, and the row as JSON beside them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+
+from ..sqlite import Database
+from .base import Agent, AgentStatus, Audit, Event, Page, Query, QueryStatus
+
+T = TypeVar("T")
+
+AGENT = TypeAdapter(Agent)
+QUERY = TypeAdapter(Query)
+EVENT = TypeAdapter(Event)
+AUDIT = TypeAdapter(Audit)
+
+MIGRATIONS = [
+    """
+    CREATE TABLE agents (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        status TEXT NOT NULL,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX agents_by_status ON agents (status, seq);
+    CREATE TABLE queries (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        status TEXT NOT NULL,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX queries_by_status ON queries (status, seq);
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY,
+        agent_id TEXT NOT NULL,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX events_by_agent ON events (agent_id, seq);
+    CREATE TABLE audit (
+        seq INTEGER PRIMARY KEY,
+        query_id TEXT NOT NULL,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX audit_by_query ON audit (query_id, seq);
+    """
+]
+
+
+class SqliteRunStore:
+    """A RunStore in one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises StorageError as `Database` does."""
+        self._db = Database(path, MIGRATIONS)
+
+    async def put_agent(self, agent: Agent) -> None:
+        row = (agent.id, agent.status, _dump(agent))
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO agents (id, status, data) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET status = excluded.status, data = excluded.data",
+                row,
+            )
+
+        await self._db.write(put)
+
+    async def get_agent(self, agent_id: str) -> Agent | None:
+        rows = self._db.read("SELECT data FROM agents WHERE id = ?", (agent_id,))
+        return AGENT.validate_json(rows[0][0]) if rows else None
+
+    async def list_agents(
+        self, *, statuses: Sequence[AgentStatus] = (), before: int | None = None, limit: int = 50
+    ) -> Page[Agent]:
+        return await self._list("agents", AGENT, statuses, before, limit)
+
+    async def add_query(self, query: Query) -> bool:
+        row = (query.id, query.status, _dump(query))
+
+        def add(connection: sqlite3.Connection) -> bool:
+            cursor = connection.execute(
+                "INSERT INTO queries (id, status, data) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING", row
+            )
+            return cursor.rowcount == 1
+
+        return await self._db.write(add)
+
+    async def put_query(self, query: Query) -> None:
+        row = (query.status, _dump(query), query.id)
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE queries SET status = ?, data = ? WHERE id = ?", row)
+
+        await self._db.write(put)
+
+    async def get_query(self, query_id: str) -> Query | None:
+        rows = self._db.read("SELECT data FROM queries WHERE id = ?", (query_id,))
+        return QUERY.validate_json(rows[0][0]) if rows else None
+
+    async def list_queries(
+        self, *, statuses: Sequence[QueryStatus] = (), before: int | None = None, limit: int = 50
+    ) -> Page[Query]:
+        return await self._list("queries", QUERY, statuses, before, limit)
+
+    async def count_queries(self) -> dict[QueryStatus, int]:
+        rows = await self._db.scan("SELECT status, count(*) FROM queries GROUP BY status")
+        return dict(rows)
+
+    async def add_event(self, event: Event) -> None:
+        await self._append("INSERT INTO events (agent_id, data) VALUES (?, ?)", event.agent_id, event)
+
+    async def list_events(self, agent_id: str) -> list[Event]:
+        rows = await self._db.scan("SELECT data FROM events WHERE agent_id = ? ORDER BY seq", (agent_id,))
+        return [EVENT.validate_json(data) for (data,) in rows]
+
+    async def add_audit(self, audit: Audit) -> None:
+        await self._append("INSERT INTO audit (query_id, data) VALUES (?, ?)", audit.query_id, audit)
+
+    async def list_audit(self, query_id: str) -> list[Audit]:
+        rows = await self._db.scan("SELECT data FROM audit WHERE query_id = ? ORDER BY seq", (query_id,))
+        return [AUDIT.validate_json(data) for (data,) in rows]
+
+    async def close(self) -> None:
+        await self._db.close()
+
+    async def _append(self, sql: str, subject: str, record: Event | Audit) -> None:
+        data = _dump(record)
+        await self._db.write(lambda connection: connection.execute(sql, (subject, data)).rowcount)
+
+    async def _list(
+        self, table: str, rows_of: TypeAdapter[T], statuses: Sequence[str], before: int | None, limit: int
+    ) -> Page[T]:
+        wanted = f"AND status IN ({','.join('?' * len(statuses))})" if statuses else ""
+        rows = await self._db.scan(
+            f"SELECT seq, data FROM {table} WHERE seq < ? {wanted} ORDER BY seq DESC LIMIT ?",
+            (before if before is not None else 1 << 62, *statuses, limit + 1),
+        )
+        shown = rows[:limit]
+        return Page([rows_of.validate_json(data) for _, data in shown], shown[-1][0] if len(rows) > limit else None)
+
+
+def _dump(row: Agent | Query | Event | Audit) -> str:
+    return to_json(row).decode()

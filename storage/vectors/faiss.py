@@ -1,0 +1,198 @@
+"""Vectors in one SQLite file, searched in exact FAISS indexes that each process derives from it.
+
+A search first looks up the collection's last change: so it sees every acknowledged point, whichever process wrote it.
+Where the index has already replayed that change and is small, the search runs inline; the rest goes to threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..clock import Clock
+from ..errors import InvalidArgumentError, LimitError, NotFoundError
+from .base import MAX_DIMENSION, MAX_ID_CHARS, MAX_PAYLOAD_BYTES, CollectionInfo, Hit, Metric, Payload, Point, Vector
+from .filters import parse_filter
+from .flat import FlatIndex
+from .matrix import STORED, to_matrix
+from .sqlite import Collection, PointDatabase, PointRow
+
+T = TypeVar("T")
+
+INLINE_WORK = 4 << 20  # multiplications that a search may take on the event loop: about a third of a millisecond
+
+
+class _Replica:
+    """A collection's index in this process, and the change that it has come to."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.key = collection.key
+        self.sequence = 0
+        self.index = FlatIndex(collection.info.dimension, collection.info.metric)
+        self.lock = asyncio.Lock()  # held while a thread may use the index
+
+
+class FaissVectorStore:
+    """A `VectorStore`, shared with other processes through its file. Use it from one event loop."""
+
+    def __init__(self, database: PointDatabase, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._replicas: dict[str, _Replica] = {}
+        self._tasks = set[asyncio.Task[Any]]()
+
+    @classmethod
+    async def open(cls, path: Path, clock: Clock) -> FaissVectorStore:
+        """Open or create the file.
+
+        Raises:
+            StorageError: it cannot be opened, is damaged, or was written by a newer program.
+        """
+        return cls(await PointDatabase.open(path), clock)
+
+    async def close(self) -> None:
+        """Let running work end, then close the file."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._database.close()
+
+    def _find(self, name: str) -> Collection:
+        try:
+            return self._database.find(name)
+        except NotFoundError:
+            self._replicas.pop(name, None)  # another process may have dropped it
+            raise
+
+    async def _to_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end even if the caller is cancelled: what it locks and writes must not be left half-way."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def create(
+        self, name: str, dimension: int, metric: Metric = "cosine", embedder: str | None = None
+    ) -> CollectionInfo:
+        if not 1 <= dimension <= MAX_DIMENSION:
+            raise InvalidArgumentError(f"a dimension is 1 to {MAX_DIMENSION}, got {dimension}")
+        info = CollectionInfo(name, dimension, metric, embedder, self._clock.now())
+        await self._to_end(self._database.create(info))
+        return info
+
+    async def describe(self, name: str) -> CollectionInfo:
+        return self._find(name).info
+
+    async def collections(self, *, limit: int, after: str = "") -> list[CollectionInfo]:
+        return [collection.info for collection in self._database.collections(limit, after)]
+
+    async def drop(self, name: str) -> int:
+        count = await self._to_end(self._database.drop(name, self._clock.now()))
+        self._replicas.pop(name, None)
+        return count
+
+    async def upsert(self, name: str, points: Sequence[Point], *, embedder: str | None = None) -> int:
+        collection = self._find(name)
+        if points:
+            rows = await asyncio.to_thread(_to_rows, points, collection.info)
+            await self._to_end(self._database.upsert(collection, rows, embedder, self._clock.now()))
+        return len(points)
+
+    async def get(self, name: str, ids: Sequence[str]) -> list[Point]:
+        rows = await self._to_end(self._database.get(self._find(name).key, ids, self._clock.now()))
+        return [_to_point(rows[point_id]) for point_id in ids if point_id in rows]
+
+    async def delete(self, name: str, ids: Sequence[str]) -> int:
+        return await self._to_end(self._database.delete(name, ids, self._clock.now()))
+
+    async def delete_where(self, name: str, where: Mapping[str, Any]) -> int:
+        return await self._to_end(self._database.delete_where(name, parse_filter(where), self._clock.now()))
+
+    async def count(self, name: str) -> int:
+        return await self._to_end(self._database.count(self._find(name).key, self._clock.now()))
+
+    async def search(
+        self,
+        name: str,
+        queries: Sequence[Vector],
+        *,
+        limit: int,
+        threshold: float | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[list[Hit]]:
+        accepts = None if where is None else parse_filter(where)
+        collection = self._find(name)
+        info = collection.info
+        asked = to_matrix(queries, _labels("query", len(queries)), info.dimension, info.metric)
+        replica = self._replica(collection)
+        index = replica.index
+        search = partial(index.search, asked, limit, threshold, accepts)
+        if not replica.lock.locked() and replica.sequence == collection.sequence:
+            index.expire(self._clock.now())
+            if not index.is_mostly_dead and index.work(len(asked), filtered=where is not None) <= INLINE_WORK:
+                return search()
+        return await self._to_end(self._search_in_thread(name, replica, search))
+
+    def _replica(self, collection: Collection) -> _Replica:
+        name = collection.info.name
+        replica = self._replicas.get(name)
+        if replica is None or replica.key != collection.key:
+            replica = self._replicas[name] = _Replica(collection)
+        return replica
+
+    async def _search_in_thread(self, name: str, replica: _Replica, search: Callable[[], list[list[Hit]]]) -> Any:
+        async with replica.lock:
+            index = replica.index
+            replica.sequence = await self._database.replay(name, replica.key, replica.sequence, index)
+            index.expire(self._clock.now())
+            if index.is_mostly_dead:
+                await asyncio.to_thread(index.compact)
+            return await asyncio.to_thread(search)
+
+
+def _labels(kind: str, count: int) -> list[str]:
+    return [f"{kind} {number}" for number in range(count)]
+
+
+def _to_rows(points: Sequence[Point], info: CollectionInfo) -> list[PointRow]:
+    """Check and encode a batch."""
+    seen = set[str]()
+    for point in points:
+        _check_id(point.id)
+        if point.id in seen:
+            raise InvalidArgumentError(f"point '{point.id}' is twice in this batch: give every id once")
+        seen.add(point.id)
+    labels = [f"point '{point.id}'" for point in points]
+    matrix = to_matrix([point.vector for point in points], labels, info.dimension, info.metric).astype(STORED)
+    return [
+        (point.id, row.tobytes(), _payload_text(point.payload, point.id), point.expires_at)
+        for point, row in zip(points, matrix, strict=True)
+    ]
+
+
+def _check_id(point_id: str) -> None:
+    if not 1 <= len(point_id) <= MAX_ID_CHARS:
+        raise InvalidArgumentError(f"a point's id has 1 to {MAX_ID_CHARS} characters, got {len(point_id)}")
+    if not point_id.isprintable():
+        raise InvalidArgumentError(f"a point's id has printable characters only, got {point_id!r}")
+
+
+def _payload_text(payload: Payload, point_id: str) -> str:
+    try:
+        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidArgumentError(f"the payload of point '{point_id}' is not a JSON object: {exc}") from None
+    if size > MAX_PAYLOAD_BYTES:
+        raise LimitError(f"the payload of point '{point_id}' has {size} bytes, at most {MAX_PAYLOAD_BYTES} are kept")
+    return text
+
+
+def _to_point(row: PointRow) -> Point:
+    point_id, vector, payload, expires_at = row
+    return Point(point_id, np.frombuffer(vector, STORED).astype(np.float32), json.loads(payload), expires_at)

@@ -1,0 +1,62 @@
+"""Vectors from outside, checked and laid out as the backends need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidArgumentError
+from .base import Metric, Vector
+
+Matrix: TypeAlias = NDArray[np.float32]
+
+STORED = np.dtype("<f4")
+"""How a vector is written to disk."""
+
+MAX_LENGTH = 1e18  # of a vector: the square of a greater one does not fit a float32 any more
+
+
+def to_matrix(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric) -> Matrix:
+    """Copy `vectors` into an array of shape (len(vectors), dimension).
+
+    Raises:
+        InvalidArgumentError: a wrong dimension, a number that is not finite or too large, a zero vector under
+            cosine; the text names the vector by its label.
+    """
+    for vector, label in zip(vectors, labels, strict=True):
+        if len(vector) != dimension:
+            raise InvalidArgumentError(f"{label} has dimension {len(vector)}, the collection has {dimension}")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        matrix = np.array(vectors, dtype=np.float32).reshape(len(vectors), dimension)
+    lengths = _lengths(matrix)
+    good = lengths <= MAX_LENGTH  # False for NaN
+    if metric == "cosine":
+        good &= lengths > 0
+    if not good.all():
+        row = int(np.argmin(good))
+        raise InvalidArgumentError(f"{labels[row]} {_defect(matrix[row], lengths[row])}")
+    return matrix
+
+
+def to_unit_length(matrix: Matrix) -> Matrix:
+    """Return the rows, none of which is zero, scaled to length 1."""
+    unit: Matrix = (matrix / _lengths(matrix)[:, None]).astype(np.float32)
+    return unit
+
+
+def _lengths(matrix: Matrix) -> NDArray[np.float64]:
+    """Euclidean lengths, in double precision: squares of tiny and huge numbers must not vanish or overflow."""
+    lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+    return lengths
+
+
+def _defect(row: NDArray[np.float32], length: np.float64) -> str:
+    if not np.isfinite(row).all():
+        place = int(np.argmin(np.isfinite(row)))
+        return f"is not finite (NaN, infinite, or beyond float32) at position {place}"
+    if length > MAX_LENGTH:
+        return f"has length {length:.3g}; at most {MAX_LENGTH:.0e} can be compared"
+    return "is a zero vector, which has no direction: cosine cannot compare it"

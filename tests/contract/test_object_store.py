@@ -1,0 +1,165 @@
+"""What every object store keeps to; a backend joins by one more parameter of the fixture."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgumentError, NotFoundError
+from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore
+from quarterdeck.storage.objects.local import LocalObjectStore
+
+
+@pytest.fixture(params=["local"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    stores = {"local": lambda: LocalObjectStore(tmp_path / "objects")}
+    opened = stores[request.param]()
+    yield opened
+    await opened.close()
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def put(store: ObjectStore, key: str, *parts: bytes) -> ObjectInfo:
+    return await store.put(key, chunks(*parts), name="n.txt", content_type="text/plain", created_at=1_750_000_000_123)
+
+
+async def keys(store: ObjectStore, prefix: str = "", after: str = "", limit: int = 100) -> list[str]:
+    return [info.key for info in await store.list(prefix, after, limit)]
+
+
+async def test_an_object_comes_back_as_it_was_given(store: ObjectStore) -> None:
+    parts = [bytes([number]) * (1 << 20) for number in range(3)]
+    info = await put(store, "a/b.txt", *parts)
+    whole = b"".join(parts)
+    assert info == ObjectInfo(
+        "a/b.txt", "n.txt", "text/plain", len(whole), hashlib.sha256(whole).hexdigest(), 1_750_000_000_123
+    )
+    assert await store.stat("a/b.txt") == info
+    assert await store.list("", "", 10) == [info]
+    assert await store.read("a/b.txt", 0, len(whole) + 1) == whole
+
+
+async def test_an_object_may_be_empty(store: ObjectStore) -> None:
+    info = await put(store, "empty")
+    assert (info.size, info.sha256) == (0, hashlib.sha256().hexdigest())
+    assert await store.stat("empty") == info
+    assert await store.read("empty", 0, 10) == b""
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "expected"),
+    [(0, 3, b"012"), (4, 2, b"45"), (8, 100, b"89"), (10, 1, b""), (99, 1, b""), (3, 0, b"")],
+)
+async def test_ranges(store: ObjectStore, offset: int, length: int, expected: bytes) -> None:
+    await put(store, "digits", b"01234", b"56789")
+    assert await store.read("digits", offset, length) == expected
+
+
+async def test_a_key_is_never_overwritten(store: ObjectStore) -> None:
+    await put(store, "k", b"first")
+    with pytest.raises(ConflictError):
+        await put(store, "k", b"second")
+    assert await store.read("k", 0, 100) == b"first"
+
+
+async def test_sixteen_puts_of_one_key_have_one_winner(store: ObjectStore) -> None:
+    all_are_writing = asyncio.Barrier(16)
+
+    async def source(number: int) -> AsyncIterator[bytes]:
+        yield b"%02d" % number * 1000
+        await all_are_writing.wait()  # so none is refused before it has written
+        yield b"!"
+
+    async def one(number: int) -> bool:
+        try:
+            await store.put("k", source(number), name="n", content_type="t/t", created_at=number)
+        except ConflictError:
+            return False
+        return True
+
+    async with asyncio.timeout(30):
+        won = await asyncio.gather(*(one(number) for number in range(16)))
+    assert won.count(True) == 1
+    assert await store.read("k", 0, 10_000) == b"%02d" % won.index(True) * 1000 + b"!"
+    info = await store.stat("k")
+    assert info is not None
+    assert info.created_at == won.index(True)
+
+
+async def test_a_source_that_fails_leaves_no_trace(store: ObjectStore) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield b"x" * 100_000
+        raise DeckError("the file changed")
+
+    with pytest.raises(DeckError, match="the file changed"):
+        await store.put("k", source(), name="n", content_type="t/t", created_at=0)
+    assert await store.stat("k") is None
+    assert await keys(store) == []
+    await put(store, "k", b"the key is still free")
+
+
+async def test_a_cancelled_put_leaves_no_trace(store: ObjectStore) -> None:
+    writing = asyncio.Event()
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"x" * 100_000
+        writing.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(store.put("k", source(), name="n", content_type="t/t", created_at=0))
+    async with asyncio.timeout(30):
+        await writing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await keys(store) == []
+    await put(store, "k", b"the key is still free")
+
+
+async def test_lists_are_in_order_and_paged_by_key(store: ObjectStore) -> None:
+    for key in ("b/2", "a/1", "b/10", "c", "b-1", "b/é"):
+        await put(store, key, key.encode())
+    assert await keys(store) == ["a/1", "b-1", "b/10", "b/2", "b/é", "c"]
+    assert await keys(store, prefix="b/") == ["b/10", "b/2", "b/é"]
+    assert await keys(store, prefix="b/", after="b/10", limit=1) == ["b/2"]
+    assert await keys(store, prefix="b/", after="b/1000") == ["b/2", "b/é"]
+    assert await keys(store, after="c") == []
+
+
+async def test_a_deleted_object_is_gone_and_its_key_free(store: ObjectStore) -> None:
+    await put(store, "k", b"old")
+    assert await store.delete("k") is True
+    assert await store.delete("k") is False
+    assert await store.stat("k") is None
+    assert await keys(store) == []
+    with pytest.raises(NotFoundError):
+        await store.read("k", 0, 1)
+    await put(store, "k", b"new")
+    assert await store.read("k", 0, 10) == b"new"
+
+
+@pytest.mark.parametrize(
+    "key", ["", ".", "..", "../k", "/k", ".staging", "a~b", "a\\b", "a\0b", "a\nb", "\udcff", "é" * 101, "k" * 201]
+)
+async def test_a_key_that_not_every_store_can_hold_is_refused(store: ObjectStore, key: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        await put(store, key, b"x")
+    with pytest.raises(InvalidArgumentError):
+        await store.stat(key)
+    with pytest.raises(InvalidArgumentError):
+        await store.read(key, 0, 1)
+    with pytest.raises(InvalidArgumentError):
+        await store.delete(key)
+
+
+async def test_the_longest_key_can_be_held(store: ObjectStore) -> None:
+    await put(store, "é" * 100, b"x")
+    assert await keys(store) == ["é" * 100]

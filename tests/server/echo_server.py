@@ -1,0 +1,56 @@
+"""A small server on the deck's own transport, for the transport's tests: `python -m tests.server.echo_server`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TypedDict
+
+import anyio
+
+from quarterdeck.server.app import DeckServer
+from quarterdeck.server.config import Settings
+from quarterdeck.server.deck import Deck
+from quarterdeck.storage.clock import SystemClock
+from quarterdeck.tools.contract import Arguments, Call, DeckTool, deck_tool
+
+
+class EchoArguments(Arguments):
+    text: str = ""
+    repeat: int = 1
+
+
+class EchoAnswer(TypedDict):
+    text: str
+
+
+async def _echo(arguments: EchoArguments, call: Call) -> EchoAnswer:
+    await call.report_progress(1, 1, "echoing")
+    return {"text": arguments.text * arguments.repeat}
+
+
+async def _shout(arguments: EchoArguments, _call: Call) -> EchoAnswer:
+    print(arguments.text, flush=True)
+    return {"text": "printed"}
+
+
+async def _hang(_arguments: EchoArguments, _call: Call) -> EchoAnswer:
+    print("hanging", file=sys.stderr, flush=True)
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        print("cancelled", file=sys.stderr, flush=True)
+        raise
+    return {"text": ""}
+
+
+def _tools() -> dict[str, DeckTool]:
+    handlers = {"echo": _echo, "shout": _shout, "hang": _hang}
+    return {
+        name: deck_tool(name, f"{name} it.", EchoArguments, EchoAnswer, handler, title=name)
+        for name, handler in handlers.items()
+    }
+
+
+if __name__ == "__main__":
+    anyio.run(DeckServer(Deck(Settings(), SystemClock(), _tools())).run_stdio_async)

@@ -1,0 +1,66 @@
+"""What an agent may do to the deck: its permission mode binds every tool call that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+from quarterdeck.storage.errors import DeniedError
+
+from .tracker import RECORDS
+
+PermissionMode = Literal["plan", "default", "acceptEdits"]
+MODES: tuple[str, ...] = get_args(PermissionMode)
+"""From the narrowest to the widest."""
+
+READS = {
+    "memory_usage": {"retrieve", "list", "search", "namespaces"},
+    "vector_collections": {"list", "describe"},
+    "uploads": {"list", "read"},
+}
+"""Tools with an `action`, and the actions that change nothing."""
+
+ALWAYS = {"vector_search"}
+WRITES = {"memory_usage": "namespace", "vector_upsert": "collection", "vector_delete": "collection"}
+"""Tools that write, and the argument that names where."""
+
+
+class Rights:
+    """The rights of one agent: `plan` reads, `default` also writes to the places in `own`, `acceptEdits` writes
+    anywhere but into the deck's own records. A query may lower `mode` while it runs."""
+
+    def __init__(self, mode: str, own: Iterable[str]) -> None:
+        self.mode = mode
+        self._own = frozenset(own)
+
+    def check(self, tool: str, arguments: Mapping[str, Any]) -> None:
+        """Raises DeniedError if the agent may not make this call."""
+        if tool in ALWAYS or arguments.get("action") in READS.get(tool, ()):
+            return
+        if tool not in WRITES:
+            allowed = ", ".join(sorted({*READS, *ALWAYS, *WRITES}))
+            raise DeniedError(f"an agent may not call {tool} like this; it may call {allowed}")
+        place = arguments.get(WRITES[tool], "default")
+        if self.mode == "plan":
+            raise DeniedError(f"permission mode plan only reads; {tool} would write to {place!r}")
+        if place in RECORDS:
+            raise DeniedError(f"{place!r} holds the deck's own records; agents only read it")
+        if self.mode == "default" and place not in self._own:
+            own = ", ".join(sorted(self._own)) or "nothing"
+            raise DeniedError(
+                f"permission mode default writes only to {own}, not to {place!r}; "
+                "spawn the agent with permissionMode acceptEdits to allow it"
+            )
+
+
+def lower(wanted: str | None, granted: str) -> str:
+    """The mode of a query of an agent that was granted `granted`.
+
+    Raises:
+        DeniedError: more is wanted than granted.
+    """
+    if wanted is None:
+        return granted
+    if MODES.index(wanted) > MODES.index(granted):
+        raise DeniedError(f"permission mode {wanted} is wider than the agent's {granted}; spawn an agent that has it")
+    return wanted

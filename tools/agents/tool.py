@@ -1,0 +1,297 @@
+"""agents_spawn_parallel, agents_list, agents_stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypedDict
+
+from pydantic import Field
+
+from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.errors import DeckError, InvalidArgumentError
+from quarterdeck.storage.runs.base import LIVE_AGENT, Agent, AgentStatus, Event, RunStore
+
+from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
+from ..queries.manager import QueryManager
+from .builtin.base import CrewMember
+from .orchestrator import LiveAgent, Orchestrator, SpawnRequest, SpawnResult
+from .rights import PermissionMode
+from .tracker import iso
+
+MAX_SPAWNS = 100  # agents in one call
+
+Priority = Literal["low", "medium", "high", "critical"]
+
+
+class AgentArguments(Arguments):
+    type: str = Field(description="a built-in type, e.g. researcher")
+    name: str = Field(min_length=1, max_length=100)
+    capabilities: Annotated[list[str], FromJsonText] = Field(default_factory=list[str], max_length=50)
+    priority: Priority = "medium"
+    task: str | None = Field(None, min_length=1, description="work to start with, as in query_start")
+    permission_mode: PermissionMode = "default"
+
+
+class SpawnArguments(Arguments):
+    agents: Annotated[list[AgentArguments] | None, FromJsonText] = Field(None, min_length=1, max_length=MAX_SPAWNS)
+    crew: str | None = Field(None, description="a whole crew by name, instead of agents")
+    max_concurrency: int = Field(5, ge=1, le=50)
+    batch_size: int = Field(3, ge=1, le=50)
+
+
+class ListArguments(Arguments):
+    status: AgentStatus | None = None
+    agent_id: str | None = None
+    include_history: bool = Field(False, description="ended agents too; with agentId: all that happened to it")
+    limit: Limit = 50
+    cursor: str | None = None
+
+
+class StopArguments(Arguments):
+    agent_ids: Annotated[list[str] | None, FromJsonText] = Field(None, min_length=1, max_length=500)
+    all: bool = False
+    grace: float = Field(2.0, ge=0, le=60, description="seconds to end by itself before it is killed")
+
+
+class Spawned(TypedDict, total=False):
+    agentId: str | None
+    name: str
+    type: str
+    status: Literal["spawned", "failed"]
+    error: str | None
+    spawnTime: float | None
+    queryId: str
+
+
+class Performance(TypedDict):
+    totalTime: float
+    averageTimePerAgent: float | None
+    maxConcurrency: int
+    batchSize: int
+    parallel: bool
+
+
+class SpawnAnswer(TypedDict):
+    success: bool
+    agentsSpawned: int
+    agentsFailed: int
+    results: list[Spawned]
+    sessions: list[dict[str, Any]]
+    performance: Performance
+    timestamp: str
+
+
+class AgentEntry(TypedDict, total=False):
+    agentId: str
+    type: str
+    name: str
+    status: AgentStatus
+    priority: str
+    capabilities: list[str]
+    runner: str
+    permissionMode: str
+    queryId: str | None
+    pid: int | None
+    createdAt: str
+    duration: int
+    spawnTime: float | None
+    cpuSeconds: float | None
+    memoryBytes: int | None
+    error: str | None
+    history: list[dict[str, Any]]
+
+
+class ListAnswer(TypedDict, total=False):
+    success: bool
+    agents: list[AgentEntry]
+    count: int
+    nextCursor: str | None
+
+
+class StopAnswer(TypedDict):
+    success: bool
+    stopped: int
+    agents: list[dict[str, str]]
+
+
+class AgentTools:
+    """Handlers of the agent family."""
+
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        queries: QueryManager,
+        runs: RunStore,
+        clock: Clock,
+        crews: Mapping[str, Sequence[CrewMember]],
+        *,
+        parallel: bool,
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._queries = queries
+        self._runs = runs
+        self._clock = clock
+        self._crews = crews
+        self._parallel = parallel
+
+    async def spawn(self, arguments: SpawnArguments, call: Call) -> SpawnAnswer:
+        requests, tasks = self._requests(arguments)
+        began = self._clock.monotonic()
+
+        async def tell(settled: int, total: int, result: SpawnResult) -> None:
+            state = "ready" if result.spawned else f"failed: {result.error}"
+            await call.report_progress(settled, total, f"{result.request.name} {state}")
+
+        results = await self._orchestrator.spawn(
+            requests,
+            max_concurrency=arguments.max_concurrency,
+            batch_size=arguments.batch_size,
+            on_settled=tell,
+        )
+        shown = [await self._spawned(result, task) for result, task in zip(results, tasks, strict=True)]
+        ready = [result.spawn_ms for result in results if result.spawn_ms is not None]
+        return {
+            "success": bool(ready),
+            "agentsSpawned": len(ready),
+            "agentsFailed": len(results) - len(ready),
+            "results": shown,
+            "sessions": [
+                {"agentId": one.get("agentId"), "sessionId": one.get("agentId"), "status": one.get("status")}
+                for one in shown
+            ],
+            "performance": {
+                "totalTime": round((self._clock.monotonic() - began) * 1000, 1),
+                "averageTimePerAgent": round(sum(ready) / len(ready), 1) if ready else None,
+                "maxConcurrency": arguments.max_concurrency,
+                "batchSize": arguments.batch_size,
+                "parallel": self._parallel,
+            },
+            "timestamp": iso(self._clock.now()),
+        }
+
+    def _requests(self, arguments: SpawnArguments) -> tuple[list[SpawnRequest], list[str | None]]:
+        if (arguments.agents is None) == (arguments.crew is None):
+            raise InvalidArgumentError(f"give either agents or crew (crews: {', '.join(self._crews)})")
+        if arguments.agents is not None:
+            requests = [
+                SpawnRequest(one.type, one.name, one.capabilities, one.priority, one.permission_mode)
+                for one in arguments.agents
+            ]
+            return requests, [one.task for one in arguments.agents]
+        crew = self._crews.get(arguments.crew or "")
+        if crew is None:
+            raise InvalidArgumentError(f"unknown crew {arguments.crew!r} (valid: {', '.join(self._crews)})")
+        return [SpawnRequest(member.type, member.name, (), member.priority) for member in crew], [None] * len(crew)
+
+    async def _spawned(self, result: SpawnResult, task: str | None) -> Spawned:
+        request, agent = result.request, result.agent
+        shown: Spawned = {
+            "agentId": agent.id if agent else None,
+            "name": request.name,
+            "type": request.type,
+            "status": "spawned" if result.spawned else "failed",
+            "error": result.error,
+            "spawnTime": result.spawn_ms,
+        }
+        if task is not None and agent is not None and result.spawned:
+            try:
+                shown["queryId"] = (await self._queries.start(agent.id, task)).id
+            except DeckError as exc:
+                shown["error"] = f"it is ready, but its task was not started: {exc.message}"
+        return shown
+
+    async def list(self, arguments: ListArguments, _call: Call) -> ListAnswer:
+        live = {agent.row.id: agent for agent in self._orchestrator.live}
+        if arguments.agent_id is not None:
+            row = await self._orchestrator.row(arguments.agent_id)
+            entry = self._entry(row, live.get(row.id))
+            if arguments.include_history:
+                entry["history"] = [_event(event) for event in await self._runs.list_events(row.id)]
+            return {"success": True, "agents": [entry], "count": 1, "nextCursor": None}
+        statuses: Sequence[AgentStatus] = ()
+        if arguments.status is not None:
+            statuses = (arguments.status,)
+        elif not arguments.include_history:
+            statuses = sorted(LIVE_AGENT)
+        page = await self._runs.list_agents(
+            statuses=statuses, before=read_cursor(arguments.cursor), limit=arguments.limit
+        )
+        return {
+            "success": True,
+            "agents": [self._entry(row, live.get(row.id)) for row in page.rows],
+            "count": len(page.rows),
+            "nextCursor": str(page.next) if page.next is not None else None,
+        }
+
+    def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
+        if live is not None:
+            row = live.row
+        usage = live.handle.usage() if live else None
+        return {
+            "agentId": row.id,
+            "type": row.type,
+            "name": row.name,
+            "status": row.status,
+            "priority": row.priority,
+            "capabilities": row.capabilities,
+            "runner": row.runner,
+            "permissionMode": row.permission_mode,
+            "queryId": live.query_id if live else None,
+            "pid": row.process.pid if row.process else None,
+            "createdAt": iso(row.created_at),
+            "duration": (row.ended_at or self._clock.now()) - row.created_at,
+            "spawnTime": row.spawn_ms,
+            "cpuSeconds": round(usage.cpu_seconds, 3) if usage else None,
+            "memoryBytes": usage.memory_bytes if usage else None,
+            "error": row.error,
+        }
+
+    async def stop(self, arguments: StopArguments, _call: Call) -> StopAnswer:
+        if arguments.all == (arguments.agent_ids is not None):
+            raise InvalidArgumentError("give either agentIds or all=true; agents_list shows the live agents")
+        ids = arguments.agent_ids or [agent.row.id for agent in self._orchestrator.live]
+        before = {agent.row.id for agent in self._orchestrator.live}
+        statuses = await self._orchestrator.stop(ids, arguments.grace)
+        return {
+            "success": True,
+            "stopped": len(before & statuses.keys()),
+            "agents": [{"agentId": agent_id, "status": status} for agent_id, status in statuses.items()],
+        }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {"at": iso(event.at), "event": event.kind, "queryId": event.query_id, **event.data}
+
+
+def agent_tools(tools: AgentTools) -> list[DeckTool]:
+    return [
+        deck_tool(
+            "agents_spawn_parallel",
+            "Start agents as real worker processes, several at once; each settles by itself. "
+            "Then give them work with query_start.",
+            SpawnArguments,
+            SpawnAnswer,
+            tools.spawn,
+            title="Spawn agents",
+        ),
+        deck_tool(
+            "agents_list",
+            "List the live agents with what they use, or one agent with its whole history.",
+            ListArguments,
+            ListAnswer,
+            tools.list,
+            title="List agents",
+            read_only=True,
+            idempotent=True,
+        ),
+        deck_tool(
+            "agents_stop",
+            "End agents and everything that they started.",
+            StopArguments,
+            StopAnswer,
+            tools.stop,
+            title="Stop agents",
+            destructive=True,
+            idempotent=True,
+        ),
+    ]

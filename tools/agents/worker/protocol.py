@@ -1,0 +1,92 @@
+"""The worker protocol, version 1: JSON objects, one a line, UTF-8, over the worker's stdin and stdout.
+
+Server to worker:
+
+    {"type": "start", "protocol": 1, "agentId": text, "agentType": text, "name": text, "capabilities": [text]}
+        the first line, once; `capabilities` are the labels that the agent was spawned with
+    {"type": "task", "id": text, "prompt": text}        work; tasks are done one after another, in order
+    {"type": "cancel", "id": text}                      leave that task at its next safe point; unknown ids are ignored
+    {"type": "reply", "id": n, "result": any}           the answer to call n ...
+    {"type": "reply", "id": n, "error": text}           ... or why there is none
+    {"type": "stop"}                                    finish the tasks sent so far, then exit with code 0
+
+Worker to server:
+
+    {"type": "ready", "protocol": 1, "capabilities": [text]}        the answer to start: what this type can do
+    {"type": "progress", "id": text, "done": number, "total": number, "message": text}
+    {"type": "call", "id": n, "tool": text, "arguments": object}    a call into the deck, as an MCP client would make it
+    {"type": "result", "id": text, "result": any}       each task ends in exactly one of these three
+    {"type": "error", "id": text, "error": text}
+    {"type": "cancelled", "id": text}
+
+The end of stdin means that the server is gone: the worker exits at once with code 1, in the middle of work too. A line
+that is none of the above ends it with code 2 and a line on stderr. Everything printed by accident goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+TYPE_CHECKING = False  # importing `typing` would cost 3 ms at every start
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+VERSION = 1
+
+_FIELDS: dict[str, dict[str, type]] = {
+    "start": {"protocol": int, "agentId": str, "agentType": str, "name": str, "capabilities": list},
+    "task": {"id": str, "prompt": str},
+    "cancel": {"id": str},
+    "reply": {"id": int},
+    "stop": {},
+}
+
+
+class ProtocolError(Exception):
+    """The server sent something that is no message of this protocol."""
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One line; a surrogate without its partner, which UTF-8 cannot carry, becomes `?`.
+
+    Raises:
+        TypeError, ValueError, RecursionError: the message holds something that JSON cannot say.
+    """
+    return json.dumps(message, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """Read one message from the server.
+
+    Raises:
+        ProtocolError: not JSON, not an object, of an unknown type, or without a field that its type has.
+    """
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolError(f"not a JSON line: {exc}: {line[:80]!r}") from None
+    kind = message.get("type") if isinstance(message, dict) else None
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise ProtocolError(f"not a message ({', '.join(_FIELDS)}): {line[:80]!r}")
+    for name, wanted in _FIELDS[kind].items():
+        if not isinstance(message.get(name), wanted):
+            raise ProtocolError(f"{kind} without a valid '{name}': {line[:80]!r}")
+    if kind == "reply" and "result" not in message and not isinstance(message.get("error"), str):
+        raise ProtocolError(f"reply with neither 'result' nor 'error': {line[:80]!r}")
+    return message  # type: ignore[no-any-return]  # checked above, as far as it is used
+
+
+def read_lines(descriptor: int) -> Iterator[bytes]:
+    """Lines from a file descriptor until its end; a last line without a newline is not complete and not given.
+
+    `os.read` holds no lock while it waits, unlike a buffered file, so the interpreter can shut down beside it.
+    """
+    parts: list[bytes] = []
+    while chunk := os.read(descriptor, 1 << 16):
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            yield b"".join((*parts, line))
+            parts.clear()
+        parts.append(rest)

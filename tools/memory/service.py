@@ -1,0 +1,248 @@
+"""Memory as every caller meets it: names and values are checked, lifetimes have a default, answers are bounded."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError
+from quarterdeck.storage.memory.base import Entry, Hit, MemoryStore, NamespaceStats
+from quarterdeck.tools.contract import read_cursor
+
+from .checks import MAX_KEY, MAX_NAMESPACE, check_names, check_text, check_version, json_text, milliseconds, words_of
+
+MAX_TOKENS = 1_000_000  # of one answer
+BYTES_PER_TOKEN = 4
+ANSWER_BYTES = 700  # the most that an answer has beside its entries and names
+ENTRY_BYTES = 350  # the most that an entry has beside its names, value and snippet
+PURGE_EVERY = 100  # writes
+PURGE_LIMIT = 400  # entries looked at each time: four a write, so the dead stay a small part
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a listing; `next_cursor` continues it."""
+
+    entries: Sequence[Entry]
+    next_cursor: str | None
+    notice: str | None  # what the token limit left out, and how to get it
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """Part of a ranking, the best first. Writes in between can move a hit to another page."""
+
+    hits: Sequence[Hit]
+    next_cursor: str | None
+    notice: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NamespacePage:
+    namespaces: Sequence[NamespaceStats]
+    next_cursor: str | None
+
+
+class MemoryService:
+    """Every method raises InvalidArgumentError for bad names and StorageError where the store fails."""
+
+    def __init__(self, store: MemoryStore, clock: Clock, default_ttl: int, restore_window: int) -> None:
+        """`default_ttl` and `restore_window` in seconds; a ttl of 0 keeps for ever, a window of 0 keeps nothing."""
+        self.clock = clock
+        self.backend = store.backend
+        self._store = store
+        self._default_ttl = milliseconds(default_ttl)
+        self._window = restore_window
+        self._writes = 0
+
+    async def store(
+        self,
+        namespace: str,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        if_version: int | None = None,
+        restorable: bool = True,
+    ) -> Entry:
+        """Remember a JSON value for `ttl` seconds (None: the default, 0: for ever).
+
+        Raises:
+            ConflictError: `if_version` is not the current version (0: there is no entry).
+            LimitError: the value is over 1 MiB of JSON or too deep.
+        """
+        check_names(namespace, key)
+        check_version(if_version)
+        text, size = json_text(value)
+        lifetime = self._default_ttl if ttl is None else milliseconds(ttl)
+        now = self.clock.now()
+        if self._writes % PURGE_EVERY == 0:
+            await self._store.purge(now=now, limit=PURGE_LIMIT)
+        self._writes += 1
+        grace = self._window * 1000 if restorable else 0
+        return await self._store.put(
+            namespace, key, text, size=size, now=now, ttl=lifetime, grace=grace, if_version=if_version
+        )
+
+    async def retrieve(self, namespace: str, key: str) -> Entry | None:
+        check_names(namespace, key)
+        return await self._store.get(namespace, key, now=self.clock.now())
+
+    async def delete(self, namespace: str, key: str, *, if_version: int | None = None) -> bool:
+        """Forget an entry; False if there is none.
+
+        Raises:
+            ConflictError: `if_version` is not the current version.
+        """
+        check_names(namespace, key)
+        check_version(if_version)
+        return await self._store.delete(namespace, key, now=self.clock.now(), if_version=if_version)
+
+    async def touch(self, namespace: str, key: str, *, ttl: float | None = None) -> Entry:
+        """Start the entry's lifetime again: `ttl` seconds, or its own if None. The answer is without the value.
+
+        Raises:
+            NotFoundError: there is no such entry.
+        """
+        check_names(namespace, key)
+        lifetime = None if ttl is None else milliseconds(ttl)
+        entry = await self._store.touch(namespace, key, now=self.clock.now(), ttl=lifetime)
+        if entry is None:
+            raise NotFoundError(f"no '{key}' in namespace '{namespace}' to touch: list shows the keys, store makes one")
+        return entry
+
+    async def restore(self, namespace: str, key: str, *, ttl: float | None = None) -> Entry:
+        """Bring back what was deleted, expired or overwritten last: a new version, with its own ttl if `ttl` is None.
+
+        Restoring a live entry swaps it with its earlier value, so a second restore undoes the first.
+
+        Raises:
+            NotFoundError: nothing (more) is kept.
+        """
+        check_names(namespace, key)
+        lifetime = None if ttl is None else milliseconds(ttl)
+        entry = None
+        if self._window:
+            entry = await self._store.restore(namespace, key, now=self.clock.now(), ttl=lifetime)
+        if entry is None:
+            raise NotFoundError(
+                f"nothing to restore for '{key}' in namespace '{namespace}': what was deleted, replaced or expired "
+                f"is kept for {self._window} s, and only where the writer asked for it"
+            )
+        return entry
+
+    async def list(
+        self,
+        namespace: str,
+        *,
+        prefix: str = "",
+        include_values: bool = True,
+        limit: int = 50,
+        cursor: str | None = None,
+        max_tokens: int = MAX_TOKENS,
+    ) -> Page:
+        """The entries whose key begins with `prefix`, by key. Entries that change in between do not move the others.
+
+        At least one entry comes, so that paging advances, but without its value (`text` is empty) if that alone is
+        beyond `max_tokens` (4 bytes each, of the whole answer).
+        """
+        check_text("namespace", namespace, MAX_NAMESPACE)
+        if prefix:
+            check_text("prefix", prefix, MAX_KEY)
+        now = self.clock.now()
+        after = None if cursor is None else _text_of(cursor)
+        heads = await self._store.page(namespace, now=now, limit=limit + 1, prefix=prefix, after=after)
+        chosen = heads[:limit]
+        budget = max_tokens * BYTES_PER_TOKEN - ANSWER_BYTES
+        costs = [_cost(head, include_values) for head in chosen]
+        fitting = _fitting(costs, budget)
+        taken = max(fitting, 1)
+        entries: Sequence[Entry] = chosen[:taken]
+        if include_values and fitting:
+            entries = await self._with_values(entries, now)
+        return Page(
+            entries,
+            next_cursor=_cursor_of(chosen[taken - 1].key) if taken < len(heads) else None,
+            notice=_notice(chosen, costs, fitting),
+        )
+
+    async def search(
+        self,
+        namespace: str,
+        query: str,
+        *,
+        include_values: bool = True,
+        limit: int = 50,
+        cursor: str | None = None,
+        max_tokens: int = MAX_TOKENS,
+    ) -> SearchPage:
+        """The entries that hold every word of `query`, or a word beginning with it, in key or value; best first."""
+        check_text("namespace", namespace, MAX_NAMESPACE)
+        words = words_of(query)
+        now = self.clock.now()
+        offset = read_cursor(cursor) or 0
+        found = await self._store.search(namespace, words, now=now, limit=limit + 1, offset=offset)
+        chosen = found[:limit]
+        budget = max_tokens * BYTES_PER_TOKEN - ANSWER_BYTES - json_text(query)[1]
+        costs = [_cost(hit.entry, include_values) + json_text(hit.snippet)[1] for hit in chosen]
+        fitting = _fitting(costs, budget)
+        taken = max(fitting, 1)
+        hits: Sequence[Hit] = chosen[:taken]
+        if include_values and fitting:
+            entries = {entry.key: entry for entry in await self._with_values([hit.entry for hit in hits], now)}
+            hits = [replace(hit, entry=entries[hit.entry.key]) for hit in hits if hit.entry.key in entries]
+        return SearchPage(
+            hits,
+            next_cursor=str(offset + taken) if taken < len(found) else None,
+            notice=_notice([hit.entry for hit in chosen], costs, fitting),
+        )
+
+    async def namespaces(self, *, limit: int = 50, cursor: str | None = None) -> NamespacePage:
+        """The namespaces that hold entries, by name."""
+        after = "" if cursor is None else _text_of(cursor)
+        found = await self._store.namespaces(now=self.clock.now(), limit=limit + 1, after=after)
+        chosen = found[:limit]
+        return NamespacePage(chosen, _cursor_of(chosen[-1].namespace) if len(found) > limit else None)
+
+    async def _with_values(self, heads: Sequence[Entry], now: int) -> Sequence[Entry]:
+        """The same with their values; what has gone meanwhile is left out."""
+        filled = await self._store.get_many(heads[0].namespace, [head.key for head in heads], now=now)
+        return [filled[head.key] for head in heads if head.key in filled]
+
+
+def _cost(entry: Entry, with_value: bool) -> int:
+    """The most bytes that the entry takes in an answer: names can be escaped, and the last key is the cursor too."""
+    names = len(entry.namespace.encode()) + len(entry.key.encode())
+    return ENTRY_BYTES + 4 * names + (entry.size if with_value else 0)
+
+
+def _fitting(costs: Sequence[int], budget: int) -> int:
+    """How many of the first fit into so many bytes."""
+    return sum(total <= budget for total in accumulate(costs))
+
+
+def _notice(chosen: Sequence[Entry], costs: Sequence[int], fitting: int) -> str | None:
+    """What the token limit left out, and how to get it."""
+    if fitting == len(chosen):
+        return None
+    if fitting == 0:
+        tokens = math.ceil((costs[0] + ANSWER_BYTES) / BYTES_PER_TOKEN)
+        return f"'{chosen[0].key}' alone needs about {tokens} tokens: raise maxTokens, or retrieve it by its key"
+    return f"{fitting} of {len(chosen)} fit maxTokens: pass nextCursor as cursor for the rest"
+
+
+def _cursor_of(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _text_of(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeError):
+        raise InvalidArgumentError("cursor: pass the nextCursor of the page before, unchanged, or none") from None

@@ -1,0 +1,370 @@
+"""The query manager: gives agents work, keeps every query's row true, and applies controls.
+
+Controls of one query never overlap (its lock). What arrives from the agent while the query is held waits for the
+resume, so a paused query does not change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.errors import ConflictError, DeckError, NotFoundError
+from quarterdeck.storage.runs.base import LIVE_QUERY, Audit, Query, QueryStatus, RunStore
+
+from ..agents import processes
+from ..agents.orchestrator import LiveAgent, Orchestrator
+from ..agents.rights import lower
+from ..agents.runners.base import AgentDiedError, Outcome, Work, WorkCancelledError, WorkError
+from ..agents.tracker import Tracker
+
+log = logging.getLogger(__name__)
+
+Json = Any
+LOOK_EVERY = 0.25  # seconds between two looks of a wait at progress and at queries of other servers
+TERMINATE_GRACE = 2.0  # seconds for an agent to leave its work at a safe point
+
+POSSIBLE: Mapping[QueryStatus, Sequence[str]] = {
+    "queued": ("terminate",),
+    "running": ("pause", "terminate"),
+    "pausing": ("terminate",),
+    "paused": ("resume", "terminate"),
+}
+"""The controls that each state allows; an ended query allows none."""
+
+
+@dataclass(slots=True, eq=False)
+class LiveQuery:
+    """A query of this server that has not ended."""
+
+    row: Query
+    agent: LiveAgent
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    released: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while a pause holds it
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    terminating: bool = False
+    task: asyncio.Task[None] | None = None
+    unsaved: bool = False  # progress that is not on disk yet
+
+
+class QueryManager:
+    """Owns the queries of this server's agents and reads everybody's."""
+
+    def __init__(self, *, runs: RunStore, orchestrator: Orchestrator, tracker: Tracker, clock: Clock) -> None:
+        self._runs = runs
+        self._orchestrator = orchestrator
+        self._tracker = tracker
+        self._clock = clock
+        self._live: dict[str, LiveQuery] = {}
+
+    @property
+    def live(self) -> Sequence[Query]:
+        """Rows of this server's queries that have not ended."""
+        return [query.row for query in self._live.values() if not query.ended.is_set()]
+
+    # --- work
+
+    async def start(
+        self,
+        agent_id: str,
+        prompt: str,
+        *,
+        query_id: str | None = None,
+        permission_mode: str | None = None,
+        budget: Mapping[str, Json] | None = None,
+        metadata: Mapping[str, Json] | None = None,
+    ) -> Query:
+        """Give a live agent work; returns once it is on disk. Queries of one agent run one after another.
+
+        Raises:
+            NotFoundError, ConflictError: no such live agent here; the query id is taken.
+            DeniedError: the permission mode is wider than the agent's.
+            StorageError: it could not be kept; nothing was started.
+        """
+        agent = await self._orchestrator.get(agent_id)
+        row = Query(
+            id=query_id or f"query-{secrets.token_hex(6)}",
+            agent_id=agent_id,
+            agent_type=agent.row.type,
+            prompt=prompt,
+            owner=agent.row.owner,
+            created_at=self._clock.now(),
+            model=agent.row.model,
+            permission_mode=lower(permission_mode, agent.row.permission_mode),
+            budget=dict(budget or {}),
+            metadata=dict(metadata or {}),
+        )
+        if not await self._runs.add_query(row):
+            raise ConflictError(f"query id {row.id!r} is taken; leave queryId out to get a fresh one")
+        query = LiveQuery(row, agent)
+        query.released.set()
+        self._live[row.id] = query
+        agent.waiting += 1
+        query.task = asyncio.create_task(self._serve(query))
+        return row
+
+    async def _serve(self, query: LiveQuery) -> None:
+        row = query.row
+        try:
+            async with query.agent.turn:
+                if not query.terminating:
+                    await self._run(query)
+        except (WorkCancelledError, AgentDiedError) as exc:
+            stopped = query.terminating or query.agent.row.status in ("stopping", "stopped")
+            row.status = "terminated" if stopped else "failed"
+            row.error = row.error or (None if query.terminating else f"its agent has ended: {exc}")
+        except WorkError as exc:
+            row.status, row.error = "failed", str(exc)
+        finally:
+            if row.status in LIVE_QUERY:  # it never got its turn, or the server is closing
+                row.status = "terminated"
+            await self._settle(query)
+
+    async def _run(self, query: LiveQuery) -> None:
+        row, agent = query.row, query.agent
+        if agent.row.status not in ("idle", "busy"):
+            raise AgentDiedError(agent.row.error or f"agent {agent.row.id} is {agent.row.status}")
+        row.status, row.started_at = "running", self._clock.now()
+        await self._save(query)
+        await self._orchestrator.set_busy(agent, row.id)
+        agent.rights.mode = row.permission_mode
+        before = agent.handle.usage()
+        try:
+            work = Work(row.id, row.prompt, lambda report: self._take_progress(query, report))
+            result = await agent.handle.run(work)
+            while not query.released.is_set():
+                await query.released.wait()
+            if query.terminating:
+                raise WorkCancelledError(row.id)
+            row.result, row.status = result, "completed"
+        finally:
+            agent.rights.mode = agent.row.permission_mode
+            after = agent.handle.usage()
+            row.usage = {
+                "cpuSeconds": round(max(0.0, after.cpu_seconds - before.cpu_seconds), 3),
+                "memoryBytes": after.memory_bytes,
+                "tokens": None,
+                "usd": None,
+            }
+
+    async def _settle(self, query: LiveQuery) -> None:
+        """Write the end, tell the tracker, wake those who wait."""
+        row = query.row
+        now = self._clock.now()
+        if row.paused_at is not None:
+            row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
+        row.ended_at = now
+        await self._save(query)
+        query.agent.waiting -= 1
+        if row.started_at is not None:
+            await self._orchestrator.set_idle(query.agent, row.id, row.status)
+        await self._tracker.completed(row)
+        query.ended.set()
+        self._forget_if_done(query)
+
+    def _forget_if_done(self, query: LiveQuery) -> None:
+        """Drop an ended query once its row is on disk; until then it is answered from memory."""
+        if query.ended.is_set() and not query.unsaved:
+            self._live.pop(query.row.id, None)
+
+    def _take_progress(self, query: LiveQuery, report: dict[str, Json]) -> None:
+        query.row.progress, query.unsaved = report, True
+
+    async def tick(self) -> None:
+        """Keep the progress that has come in. Called about once a second."""
+        for query in list(self._live.values()):
+            if query.unsaved:
+                await self._save(query)
+            self._forget_if_done(query)
+
+    async def _save(self, query: LiveQuery) -> None:
+        """Keep the row. A store that fails is logged: the work goes on, and the next write has it all."""
+        query.unsaved = False
+        try:
+            await self._runs.put_query(query.row)
+        except DeckError as exc:
+            query.unsaved = True
+            log.warning("query %s was not recorded as %s: %s", query.row.id, query.row.status, exc.message)
+
+    # --- look
+
+    async def row(self, query_id: str) -> Query:
+        """The query's row. Raises NotFoundError."""
+        if query := self._live.get(query_id):
+            return query.row
+        row = await self._runs.get_query(query_id)
+        if row is None:
+            raise NotFoundError(f"no query {query_id!r}; query_list with includeHistory shows all")
+        return row
+
+    async def list(
+        self, *, statuses: Sequence[QueryStatus], before: int | None, limit: int
+    ) -> tuple[Sequence[Query], int | None]:
+        """Queries of every server, newest first, and where the next page starts."""
+        page = await self._runs.list_queries(statuses=statuses, before=before, limit=limit)
+        return [self._live[row.id].row if row.id in self._live else row for row in page.rows], page.next
+
+    async def count(self) -> dict[QueryStatus, int]:
+        """How many queries are in each state."""
+        return await self._runs.count_queries()
+
+    async def audit(self, query_id: str) -> Sequence[Audit]:
+        """Every control of the query, oldest first. Raises NotFoundError."""
+        await self.row(query_id)
+        return await self._runs.list_audit(query_id)
+
+    async def wait(
+        self, query_ids: Sequence[str], seconds: float, on_look: Callable[[Sequence[Query]], Awaitable[None]]
+    ) -> Sequence[Query]:
+        """Wait until all have ended or `seconds` are over; returns their rows as they are then.
+
+        `on_look` gets the rows every quarter of a second. Raises NotFoundError for the first unknown id.
+        """
+        with anyio.move_on_after(seconds):
+            while True:
+                rows = [await self.row(query_id) for query_id in query_ids]
+                pending = [row.id for row in rows if row.status in LIVE_QUERY]
+                if not pending:
+                    return rows
+                await on_look(rows)
+                await self._sleep_until_one_ends(pending)
+        return [await self.row(query_id) for query_id in query_ids]
+
+    async def _sleep_until_one_ends(self, query_ids: Sequence[str]) -> None:
+        async def wake(ended: asyncio.Event, scope: anyio.CancelScope) -> None:
+            await ended.wait()
+            scope.cancel()
+
+        with anyio.move_on_after(LOOK_EVERY):
+            async with anyio.create_task_group() as group:
+                for query_id in query_ids:
+                    if query := self._live.get(query_id):
+                        group.start_soon(wake, query.ended, group.cancel_scope)
+                await anyio.sleep(LOOK_EVERY)
+
+    async def close(self) -> None:
+        """Wait for the last rows to be written; call it after the agents have ended."""
+        tasks = [query.task for query in self._live.values() if query.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # --- control
+
+    async def control(
+        self, query_id: str, action: str, *, actor: str, evidence: Mapping[str, Json] | None = None
+    ) -> Outcome:
+        """Pause, resume or terminate a query and say what was observed.
+
+        Every control is kept in the audit, with the `evidence` that an automatic one acted on. Repeating a control
+        that has taken effect is `applied` again, with nothing done.
+
+        Raises:
+            NotFoundError: no such query.
+            ConflictError: its state does not allow this, or another server owns it; the text says what is possible.
+        """
+        query = self._live.get(query_id)
+        if query is None:
+            return self._control_ended(await self.row(query_id), action)
+        before = query.row.status
+        async with query.lock:
+            if query.ended.is_set():
+                return self._control_ended(query.row, action)
+            outcome = await self._apply(query, action)
+        await self._runs.add_audit(
+            Audit(
+                self._clock.now(),
+                query_id,
+                actor,
+                action,
+                before,
+                query.row.status,
+                {**outcome, **({"evidence": dict(evidence)} if evidence else {})},
+            )
+        )
+        return outcome
+
+    def _control_ended(self, row: Query, action: str) -> Outcome:
+        if row.status in LIVE_QUERY:
+            if processes.find(row.owner) is None:
+                raise ConflictError(
+                    f"query {row.id} lost its server (pid {row.owner.pid}); nothing of it runs any more"
+                )
+            raise ConflictError(f"query {row.id} belongs to the server with pid {row.owner.pid}; control it there")
+        if action == "terminate" and row.status == "terminated":
+            return {"status": "applied", "effectiveAt": "now", "reason": "it was terminated before"}
+        raise ConflictError(f"query {row.id} is {row.status}; nothing can be controlled any more", status=row.status)
+
+    async def _apply(self, query: LiveQuery, action: str) -> Outcome:
+        row = query.row
+        if action == "pause" and row.status == "paused":
+            return {"status": "applied", "effectiveAt": "now", "level": "freeze", "reason": "it was paused before"}
+        if action == "resume" and row.status == "running":
+            return {"status": "applied", "effectiveAt": "now", "reason": "it was running before"}
+        possible = POSSIBLE.get(row.status, ())
+        if action not in possible:
+            raise ConflictError(
+                f"query {row.id} is {row.status}; possible now: {', '.join(possible) or 'nothing'}",
+                status=row.status,
+                possible=list(possible),
+            )
+        if action == "pause":
+            return await self._pause(query)
+        if action == "resume":
+            return await self._resume(query)
+        return await self._terminate(query)
+
+    async def _pause(self, query: LiveQuery) -> Outcome:
+        row = query.row
+        row.status = "pausing"
+        await self._save(query)
+        query.released.clear()
+        outcome = await query.agent.handle.pause()
+        if outcome.get("status") == "applied":
+            row.status, row.paused_at = "paused", self._clock.now()
+        else:
+            row.status = "running"
+            query.released.set()
+        await self._save(query)
+        return outcome
+
+    async def _resume(self, query: LiveQuery) -> Outcome:
+        row = query.row
+        outcome = await query.agent.handle.resume()
+        if outcome.get("status") == "applied":
+            now = self._clock.now()
+            if row.paused_at is not None:
+                row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
+            row.status = "running"
+            await self._save(query)
+            query.released.set()
+        return outcome
+
+    async def _terminate(self, query: LiveQuery) -> Outcome:
+        """Ask the agent to leave the work at a safe point; end the agent if it does not within the grace."""
+        row, agent = query.row, query.agent
+        query.terminating = True
+        if row.started_at is None and query.task is not None:
+            query.task.cancel()
+        else:
+            await agent.handle.cancel(row.id)
+            if row.status == "paused":
+                await agent.handle.resume()
+            query.released.set()
+        with anyio.move_on_after(TERMINATE_GRACE):
+            await query.ended.wait()
+        if not query.ended.is_set():
+            await self._orchestrator.stop([agent.row.id], grace=TERMINATE_GRACE)
+            await query.ended.wait()
+        return {
+            "status": "applied",
+            "effectiveAt": "now",
+            "lossless": False,
+            "observed": {"status": row.status, "agent": agent.row.status},
+        }

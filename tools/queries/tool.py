@@ -1,0 +1,269 @@
+"""query_start, query_control, query_list, query_wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypedDict
+
+from pydantic import Field
+
+from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus
+
+from ..agents.rights import PermissionMode
+from ..agents.runners.base import Outcome
+from ..agents.tracker import iso
+from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
+from .manager import QueryManager
+
+
+class Budget(Arguments):
+    wall_seconds: float | None = Field(None, gt=0, description="active time after which the optimizer terminates it")
+
+
+class StartArguments(Arguments):
+    agent_id: str
+    prompt: str = Field(
+        min_length=1, max_length=1 << 20, description='JSON {"do": capability, …}; other text goes to the first one'
+    )
+    query_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
+    permission_mode: PermissionMode | None = Field(None, description="at most the agent's own")
+    budget: Annotated[Budget | None, FromJsonText] = None
+    metadata: Annotated[dict[str, Any], FromJsonText] = Field(default_factory=dict[str, Any])
+
+
+class ControlArguments(Arguments):
+    action: Literal["pause", "resume", "terminate"]
+    query_id: str
+
+
+class ListArguments(Arguments):
+    include_history: bool = Field(False, description="ended queries too")
+    status: QueryStatus | None = None
+    limit: Limit = 50
+    cursor: str | None = None
+
+
+class WaitArguments(Arguments):
+    query_ids: Annotated[list[str], FromJsonText] = Field(min_length=1, max_length=500)
+    timeout: float = Field(30, ge=0, le=3600, description="seconds")
+
+
+class StartAnswer(TypedDict):
+    success: bool
+    queryId: str
+    agentId: str
+    status: QueryStatus
+
+
+class ControlAnswer(Outcome, total=False):
+    success: bool
+    action: str
+    queryId: str
+    result: str | None
+    timestamp: str
+
+
+class QueryEntry(TypedDict):
+    queryId: str
+    agentId: str
+    status: QueryStatus
+    model: str | None
+    permissionMode: str
+    startTime: int | None
+    duration: int | None
+    metadata: dict[str, Any]
+    progress: dict[str, Any] | None
+    error: str | None
+
+
+class Stats(TypedDict):
+    total: int
+    queued: int
+    running: int
+    paused: int
+    completed: int
+    terminated: int
+    failed: int
+    interrupted: int
+
+
+class ListAnswer(TypedDict):
+    success: bool
+    queries: list[QueryEntry]
+    stats: Stats
+    nextCursor: str | None
+    timestamp: str
+
+
+class QueryResult(TypedDict):
+    queryId: str
+    status: QueryStatus
+    result: Any
+    error: str | None
+    usage: dict[str, Any] | None
+    duration: int | None
+
+
+class WaitAnswer(TypedDict):
+    success: bool
+    results: list[QueryResult]
+    pending: list[str]
+
+
+class QueryTools:
+    """Handlers of the query family."""
+
+    def __init__(self, manager: QueryManager, clock: Clock) -> None:
+        self._manager = manager
+        self._clock = clock
+
+    async def start(self, arguments: StartArguments, _call: Call) -> StartAnswer:
+        query = await self._manager.start(
+            arguments.agent_id,
+            arguments.prompt,
+            query_id=arguments.query_id,
+            permission_mode=arguments.permission_mode,
+            budget=arguments.budget.model_dump(by_alias=True, exclude_none=True) if arguments.budget else None,
+            metadata=arguments.metadata,
+        )
+        return {"success": True, "queryId": query.id, "agentId": query.agent_id, "status": query.status}
+
+    async def control(self, arguments: ControlArguments, _call: Call) -> ControlAnswer:
+        outcome = await self._manager.control(arguments.query_id, arguments.action, actor="client")
+        status = outcome.get("status")
+        return {
+            "success": status in ("applied", "pending", "queued"),
+            "action": arguments.action,
+            "queryId": arguments.query_id,
+            "result": status,
+            "timestamp": iso(self._clock.now()),
+            **outcome,
+        }
+
+    async def list(self, arguments: ListArguments, _call: Call) -> ListAnswer:
+        statuses: Sequence[QueryStatus] = ()
+        if arguments.status is not None:
+            statuses = (arguments.status,)
+        elif not arguments.include_history:
+            statuses = sorted(LIVE_QUERY)
+        rows, following = await self._manager.list(
+            statuses=statuses, before=read_cursor(arguments.cursor), limit=arguments.limit
+        )
+        return {
+            "success": True,
+            "queries": [self._entry(row) for row in rows],
+            "stats": await self._stats(),
+            "nextCursor": str(following) if following is not None else None,
+            "timestamp": iso(self._clock.now()),
+        }
+
+    def _entry(self, row: Query) -> QueryEntry:
+        return {
+            "queryId": row.id,
+            "agentId": row.agent_id,
+            "status": row.status,
+            "model": row.model,
+            "permissionMode": row.permission_mode,
+            "startTime": row.started_at,
+            "duration": row.active_ms(self._clock.now()),
+            "metadata": row.metadata,
+            "progress": row.progress,
+            "error": row.error,
+        }
+
+    async def _stats(self) -> Stats:
+        count = await self._manager.count()
+        return {
+            "total": sum(count.values()),
+            "queued": count.get("queued", 0),
+            "running": count.get("running", 0) + count.get("pausing", 0),
+            "paused": count.get("paused", 0),
+            "completed": count.get("completed", 0),
+            "terminated": count.get("terminated", 0),
+            "failed": count.get("failed", 0),
+            "interrupted": count.get("interrupted", 0),
+        }
+
+    async def wait(self, arguments: WaitArguments, call: Call) -> WaitAnswer:
+        ids = list(dict.fromkeys(arguments.query_ids))
+        last: tuple[float, str] | None = None
+
+        async def tell(rows: Sequence[Query]) -> None:
+            nonlocal last
+            done = sum(1.0 if row.status not in LIVE_QUERY else _share(row) for row in rows)
+            message = next(
+                (str(row.progress["message"]) for row in rows if row.progress and row.progress["message"]), ""
+            )
+            if last is None or done > last[0]:  # progress may only grow
+                last = (done, message)
+                await call.report_progress(round(done, 3), len(rows), message or None)
+
+        rows = await self._manager.wait(ids, arguments.timeout, tell)
+        return {
+            "success": True,
+            "results": [self._result(row) for row in rows if row.status not in LIVE_QUERY],
+            "pending": [row.id for row in rows if row.status in LIVE_QUERY],
+        }
+
+    def _result(self, row: Query) -> QueryResult:
+        return {
+            "queryId": row.id,
+            "status": row.status,
+            "result": row.result,
+            "error": row.error,
+            "usage": row.usage,
+            "duration": row.active_ms(self._clock.now()),
+        }
+
+
+def _share(row: Query) -> float:
+    """How much of a running query is done, 0 to 1, as far as it says."""
+    report = row.progress or {}
+    done, total = report.get("done"), report.get("total")
+    return min(1.0, done / total) if done and total else 0.0
+
+
+def query_tools(tools: QueryTools, *, control: bool) -> list[DeckTool]:
+    """The family; without `query_control` where the flag switches it off."""
+    family = [
+        deck_tool(
+            "query_start",
+            "Give an agent work and return at once with the queryId. Collect the result with query_wait.",
+            StartArguments,
+            StartAnswer,
+            tools.start,
+            title="Start a query",
+        ),
+        deck_tool(
+            "query_control",
+            "Pause, resume or terminate a running query; applied means that the effect was observed.",
+            ControlArguments,
+            ControlAnswer,
+            tools.control,
+            title="Control a query",
+            destructive=True,
+            idempotent=True,
+        ),
+        deck_tool(
+            "query_list",
+            "List the queries that have not ended, or all, and count them by state.",
+            ListArguments,
+            ListAnswer,
+            tools.list,
+            title="List queries",
+            read_only=True,
+            idempotent=True,
+        ),
+        deck_tool(
+            "query_wait",
+            "Wait for queries to end and return their results; what is still running stays pending and goes on.",
+            WaitArguments,
+            WaitAnswer,
+            tools.wait,
+            title="Wait for queries",
+            read_only=True,
+            idempotent=True,
+        ),
+    ]
+    return family if control else [tool for tool in family if tool.name != "query_control"]

@@ -1,0 +1,245 @@
+"""Uploads: batches of files into the object store, and what was stored."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import NotRequired, TypeVar
+
+from anyio import create_task_group
+from typing_extensions import TypedDict
+
+from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgumentError, LimitError, NotFoundError
+from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore
+
+from .naming import PREFIX, keys, printable, safe_name
+from .sources import PathSource, Roots, Source
+
+T = TypeVar("T")
+
+MAX_FILES = 20
+MAX_FILE_BYTES = 104_857_600
+UNKNOWN_TYPE = "application/octet-stream"
+
+Report = Callable[[float, float], Awaitable[None]]
+"""Takes the bytes stored so far and those of the whole batch."""
+
+
+class UploadedFile(TypedDict):
+    """`path` is the key, `size` in bytes, `duration` in milliseconds."""
+
+    originalName: str
+    path: str
+    size: int
+    type: str
+    sha256: str
+    duration: float
+
+
+class UploadResult(TypedDict):
+    """`status` is the HTTP code: 200 all were stored, 207 some were."""
+
+    success: bool
+    status: int
+    files: list[UploadedFile]
+    count: int
+    warnings: NotRequired[list[str]]
+    message: NotRequired[str]
+
+
+class UploadService:
+    """Uploads over any object store; paths are read under `roots` only."""
+
+    def __init__(self, store: ObjectStore, roots: Sequence[Path], clock: Clock) -> None:
+        self._store = store
+        self._roots = Roots(roots)
+        self._clock = clock
+        self._writing: set[str] = set()  # keys that this process is about to take
+
+    def file(self, path: str, content_type: str | None = None) -> Source:
+        """Name a file for `upload`; a relative path starts at the first root."""
+        return PathSource(self._roots, path, content_type)
+
+    async def upload(self, sources: Sequence[Source], report: Report | None = None) -> UploadResult:
+        """Prepare all, then store all side by side; each one fails for itself.
+
+        Raises:
+            DeckError: nothing was stored; its details have the `status` 400 (the batch is refused) or 500 (all failed).
+        """
+        if not sources:
+            raise InvalidArgumentError("No files uploaded", status=400)
+        if len(sources) > MAX_FILES:
+            raise LimitError(f"Maximum {MAX_FILES} files allowed", status=400)
+        sizes = await _settle([source.prepare for source in sources])
+        too_large = [
+            f"File {printable(source.name)} exceeds 100MB limit"
+            for source, size in zip(sources, sizes, strict=True)
+            if isinstance(size, int) and size > MAX_FILE_BYTES
+        ]
+        if too_large:
+            raise LimitError(f"Validation failed: {', '.join(too_large)}", status=400)
+        progress = _Progress(sum(size for size in sizes if isinstance(size, int)), report)
+        now = self._clock.now()
+        stored = await _settle(
+            [partial(self._store_one, source, size, now, progress) for source, size in zip(sources, sizes, strict=True)]
+        )
+        return _result(sources, stored)
+
+    async def _store_one(self, source: Source, size: int | DeckError, now: int, progress: _Progress) -> UploadedFile:
+        if isinstance(size, DeckError):
+            raise size
+        started = self._clock.monotonic()
+        info = await self._put(source, now, progress)
+        return {
+            "originalName": info.name,
+            "path": info.key,
+            "size": info.size,
+            "type": info.type,
+            "sha256": info.sha256,
+            "duration": round((self._clock.monotonic() - started) * 1000, 1),
+        }
+
+    async def _put(self, source: Source, now: int, progress: _Progress) -> ObjectInfo:
+        """Store it under the first key that is free; the store decides which are."""
+        content_type = source.content_type or _guess_type(source.name)
+        for key in keys(source.name, now):
+            if key in self._writing:  # would be read to its end before it loses the key
+                continue
+            self._writing.add(key)
+            try:
+                async with aclosing(progress.through(source)) as chunks:
+                    return await self._store.put(
+                        key, chunks, name=printable(source.name), content_type=content_type, created_at=now
+                    )
+            except ConflictError:
+                continue
+            finally:
+                self._writing.discard(key)
+        raise AssertionError("keys never end")
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """Describe an upload.
+
+        Raises:
+            InvalidArgumentError, NotFoundError: the key cannot be one of an upload, or is of none.
+        """
+        _check_key(key)
+        info = await self._store.stat(key)
+        if info is None:
+            raise _unknown(key)
+        return info
+
+    async def read(self, key: str, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`; none behind the end.
+
+        Raises:
+            InvalidArgumentError, NotFoundError: the key cannot be one of an upload, or is of none.
+        """
+        _check_key(key)
+        try:
+            return await self._store.read(key, offset, length)
+        except NotFoundError:
+            raise _unknown(key) from None
+
+    async def list(
+        self, prefix: str = PREFIX, limit: int = 50, cursor: str | None = None
+    ) -> tuple[Sequence[ObjectInfo], str | None]:
+        """Return a page of uploads in order of their keys, which is that of time, and the next page's cursor.
+
+        Raises:
+            InvalidArgumentError: the prefix is one of no upload.
+        """
+        if not prefix.startswith(PREFIX):
+            raise InvalidArgumentError(f"prefix: every upload's key starts with '{PREFIX}', got {prefix!r}")
+        found = await self._store.list(prefix, cursor or "", limit + 1)
+        page = found[:limit]
+        return page, page[-1].key if len(found) > limit else None
+
+    async def delete(self, key: str) -> None:
+        """Remove an upload for good.
+
+        Raises:
+            InvalidArgumentError, NotFoundError: the key cannot be one of an upload, or is of none.
+        """
+        _check_key(key)
+        if not await self._store.delete(key):
+            raise _unknown(key)
+
+
+class _Progress:
+    """Counts what the store has taken. It never runs backwards, though a file may start again under another key."""
+
+    def __init__(self, total: int, report: Report | None) -> None:
+        self._total = total
+        self._report = report
+        self._taken: dict[Source, int] = {}
+        self._reported = 0
+
+    async def through(self, source: Source) -> AsyncGenerator[bytes, None]:
+        self._taken[source] = 0
+        async with aclosing(source.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+                self._taken[source] += len(chunk)
+                taken = sum(self._taken.values())
+                if self._report is not None and taken > self._reported:
+                    self._reported = taken
+                    await self._report(taken, self._total)
+
+
+async def _settle(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | DeckError]:
+    """Run all side by side; each leaves its result or its error, in the order of the jobs."""
+    settled: dict[int, T | DeckError] = {}
+
+    async def settle(number: int, job: Callable[[], Awaitable[T]]) -> None:
+        try:
+            settled[number] = await job()
+        except DeckError as exc:
+            settled[number] = exc
+
+    async with create_task_group() as group:
+        for number, job in enumerate(jobs):
+            group.start_soon(settle, number, job)
+    return [settled[number] for number in range(len(jobs))]
+
+
+def _result(sources: Sequence[Source], stored: Sequence[UploadedFile | DeckError]) -> UploadResult:
+    files = [file for file in stored if not isinstance(file, DeckError)]
+    failures = [
+        f"{printable(source.name)} - {error.message}"
+        for source, error in zip(sources, stored, strict=True)
+        if isinstance(error, DeckError)
+    ]
+    if not failures:
+        return {"success": True, "status": 200, "files": files, "count": len(files)}
+    warnings = [f"Upload failed: {failure}" for failure in failures]
+    if not files:
+        raise DeckError(f"All uploads failed: {'; '.join(failures)}", status=500, warnings=warnings)
+    return {
+        "success": True,
+        "status": 207,
+        "files": files,
+        "count": len(files),
+        "warnings": warnings,
+        "message": f"{len(files)} uploaded, {len(failures)} failed",
+    }
+
+
+def _guess_type(name: str) -> str:
+    guessed, compression = mimetypes.guess_type(safe_name(name))
+    return guessed if guessed is not None and compression is None else UNKNOWN_TYPE
+
+
+def _check_key(key: str) -> None:
+    if not key.startswith(PREFIX) or "/" in key.removeprefix(PREFIX):
+        raise InvalidArgumentError(
+            f"key: {key!r} is no upload's, they are '{PREFIX}' and a name; `uploads` with action list shows them"
+        )
+
+
+def _unknown(key: str) -> NotFoundError:
+    return NotFoundError(f"there is no upload {key!r}; `uploads` with action list shows the keys")
