@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.shared.dispatcher import ProgressFnT
 
@@ -33,6 +33,10 @@ class ToolRefusedError(Exception):
     def __init__(self, answer: dict[str, Any]) -> None:
         super().__init__(answer.get("error"))
         self.answer = answer
+
+
+class ServerDiedError(Exception):
+    """The server ended before it answered; the text is what it said on stderr."""
 
 
 class DeckClient:
@@ -81,11 +85,17 @@ class DeckClient:
         self._stderr.close()
 
     async def start(self) -> None:
-        """Start the server and connect."""
+        """Start the server and connect.
+
+        Raises:
+            ServerDiedError: it ended instead.
+        """
         transport = stdio_client(self._parameters, errlog=self._stderr)
-        self._client = await self._stack.enter_async_context(
-            Client(transport, mode=self._era, read_timeout_seconds=120)
-        )
+        client = Client(transport, mode=self._era, read_timeout_seconds=120)
+        try:
+            self._client = await self._stack.enter_async_context(client)
+        except* MCPError:
+            raise ServerDiedError(self.stderr.strip()) from None
 
     async def stop(self) -> None:
         """Close the connection as a client does: the server sees the end of its input and ends."""

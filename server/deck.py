@@ -100,7 +100,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 await vector_store.opened.close()
 
         stack.push_async_callback(close_vectors)
-        vectors = VectorService(vector_store, OnFirstUse(open_embedder))
+        vectors = VectorService(vector_store, OnFirstUse(open_embedder), clock)
         uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
 
         tools: dict[str, DeckTool] = {}

@@ -137,14 +137,17 @@ def deck_tool(
 
 
 def _output_schema(result: type[Any]) -> Schema:
-    schema = cast("Schema", compact(TypeAdapter(result).json_schema(mode="serialization")))
+    schema = cast("Schema", compact(TypeAdapter(result).json_schema(mode="serialization"), keep_null=True))
     return {"type": "object", **schema}
 
 
-def compact(node: Any, definitions: Schema | None = None) -> Any:
-    """Inline `$ref`, drop titles and null defaults, and write `X or null` as X: clients pay for every byte."""
+def compact(node: Any, definitions: Schema | None = None, *, keep_null: bool = False) -> Any:
+    """Inline `$ref`, drop titles and null defaults, shorten `X or null`: clients pay for every byte.
+
+    Arguments show it as X alone. Answers really hold nulls, and clients check them: those keep it (`keep_null`).
+    """
     if isinstance(node, list):
-        return [compact(item, definitions) for item in cast("list[Any]", node)]
+        return [compact(item, definitions, keep_null=keep_null) for item in cast("list[Any]", node)]
     if not isinstance(node, dict):
         return node
     schema = cast("Schema", node)
@@ -152,19 +155,25 @@ def compact(node: Any, definitions: Schema | None = None) -> Any:
         definitions = cast("Schema", schema.get("$defs", {}))
     if "$ref" in schema:
         target = definitions[str(schema["$ref"]).rsplit("/", 1)[1]]
-        return compact({**target, **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)
+        merged = {**target, **{k: v for k, v in schema.items() if k != "$ref"}}
+        return compact(merged, definitions, keep_null=keep_null)
     out: Schema = {}
     for key, value in schema.items():
         if key in ("$defs", "title") or (key == "default" and value is None):
             continue
         if key == "properties":
-            out[key] = {name: compact(sub, definitions) for name, sub in value.items()}
+            out[key] = {name: compact(sub, definitions, keep_null=keep_null) for name, sub in value.items()}
         else:
-            out[key] = compact(value, definitions)
+            out[key] = compact(value, definitions, keep_null=keep_null)
     arms = [arm for arm in out.get("anyOf", ()) if arm != {"type": "null"}]
     if "anyOf" in out and len(arms) == 1:
-        del out["anyOf"]
-        out = {**arms[0], **out}
+        only = arms[0]
+        if not keep_null:
+            del out["anyOf"]
+            out = {**only, **out}
+        elif "type" in only and "enum" not in only:
+            del out["anyOf"]
+            out = {**only, **out, "type": [only["type"], "null"]}
     return out
 
 

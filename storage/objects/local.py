@@ -54,9 +54,7 @@ class LocalObjectStore:
     ) -> ObjectInfo:
         check_key(key)
         target = self._folder(key)
-        if await self._run(target.exists):  # spares the writing; the rename is what decides
-            raise _taken(key)
-        draft = await self._run(_Draft, self._staging.path())
+        draft = await self._run(self._begin, key, target)
         try:
             async for chunk in chunks:
                 await self._run(draft.write, chunk)
@@ -67,6 +65,11 @@ class LocalObjectStore:
                 await self._run(draft.discard)
             raise
         return info
+
+    def _begin(self, key: str, target: Path) -> _Draft:
+        if target.exists():  # spares the writing; the rename is what decides
+            raise _taken(key)
+        return _Draft(self._staging.path())
 
     async def stat(self, key: str) -> ObjectInfo | None:
         check_key(key)

@@ -19,6 +19,7 @@ Vector: TypeAlias = "Sequence[float] | NDArray[np.float32]"
 
 MAX_DIMENSION = 4096
 MAX_PAYLOAD_BYTES = 1 << 20
+MAX_PAYLOAD_DEPTH = 100  # of lists and objects in each other; JSON readers give up not far above
 MAX_ID_CHARS = 512
 
 
@@ -49,7 +50,7 @@ class CollectionInfo:
 
 
 class VectorStore(Protocol):
-    """Every method that names a collection raises NotFoundError if there is none, StorageError if the store fails.
+    """All but `upsert` raise NotFoundError if there is no such collection, all StorageError if the store fails.
 
     `where` is a filter as `filters.parse_filter` reads it.
     """
@@ -78,12 +79,13 @@ class VectorStore(Protocol):
     async def upsert(self, name: str, points: Sequence[Point], *, embedder: str | None = None) -> int:
         """Add or replace points, all of them or none, and return how many; every later search sees them.
 
-        `embedder` is what made the vectors. An empty collection takes it over.
+        A missing collection is made with them: of their dimension, cosine. `embedder` is what made the vectors; an
+        empty collection takes it over.
 
         Raises:
             InvalidArgumentError: a wrong dimension, a number that is not finite, a zero vector under cosine,
                 an id twice, a payload that is not JSON; the text names the point.
-            LimitError: a payload over MAX_PAYLOAD_BYTES.
+            LimitError: a payload over MAX_PAYLOAD_BYTES or MAX_PAYLOAD_DEPTH.
             ConflictError: the points that are there were made by another embedder.
         """
         ...

@@ -7,21 +7,20 @@ Where the index has already replayed that change and is small, the search runs i
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from ..clock import Clock
-from ..errors import InvalidArgumentError, LimitError, NotFoundError
-from .base import MAX_DIMENSION, MAX_ID_CHARS, MAX_PAYLOAD_BYTES, CollectionInfo, Hit, Metric, Payload, Point, Vector
+from ..errors import InvalidArgumentError, NotFoundError
+from .base import MAX_DIMENSION, CollectionInfo, Hit, Metric, Point, Vector
 from .filters import parse_filter
 from .flat import FlatIndex
-from .matrix import STORED, to_matrix
-from .sqlite import Collection, PointDatabase, PointRow
+from .matrix import to_matrix
+from .rows import to_point, to_rows
+from .sqlite import Collection, PointDatabase
 
 T = TypeVar("T")
 
@@ -79,11 +78,14 @@ class FaissVectorStore:
     async def create(
         self, name: str, dimension: int, metric: Metric = "cosine", embedder: str | None = None
     ) -> CollectionInfo:
-        if not 1 <= dimension <= MAX_DIMENSION:
-            raise InvalidArgumentError(f"a dimension is 1 to {MAX_DIMENSION}, got {dimension}")
-        info = CollectionInfo(name, dimension, metric, embedder, self._clock.now())
+        info = self._new(name, dimension, metric, embedder)
         await self._to_end(self._database.create(info))
         return info
+
+    def _new(self, name: str, dimension: int, metric: Metric, embedder: str | None) -> CollectionInfo:
+        if not 1 <= dimension <= MAX_DIMENSION:
+            raise InvalidArgumentError(f"a dimension is 1 to {MAX_DIMENSION}, got {dimension}")
+        return CollectionInfo(name, dimension, metric, embedder, self._clock.now())
 
     async def describe(self, name: str) -> CollectionInfo:
         return self._find(name).info
@@ -97,15 +99,18 @@ class FaissVectorStore:
         return count
 
     async def upsert(self, name: str, points: Sequence[Point], *, embedder: str | None = None) -> int:
-        collection = self._find(name)
         if points:
-            rows = await asyncio.to_thread(_to_rows, points, collection.info)
-            await self._to_end(self._database.upsert(collection, rows, embedder, self._clock.now()))
+            try:
+                info = replace(self._find(name).info, embedder=embedder)
+            except NotFoundError:
+                info = self._new(name, len(points[0].vector), "cosine", embedder)
+            rows = await asyncio.to_thread(to_rows, points, info)
+            await self._to_end(self._database.upsert(info, rows, self._clock.now()))
         return len(points)
 
     async def get(self, name: str, ids: Sequence[str]) -> list[Point]:
         rows = await self._to_end(self._database.get(self._find(name).key, ids, self._clock.now()))
-        return [_to_point(rows[point_id]) for point_id in ids if point_id in rows]
+        return [to_point(rows[point_id]) for point_id in ids if point_id in rows]
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         return await self._to_end(self._database.delete(name, ids, self._clock.now()))
@@ -157,42 +162,3 @@ class FaissVectorStore:
 
 def _labels(kind: str, count: int) -> list[str]:
     return [f"{kind} {number}" for number in range(count)]
-
-
-def _to_rows(points: Sequence[Point], info: CollectionInfo) -> list[PointRow]:
-    """Check and encode a batch."""
-    seen = set[str]()
-    for point in points:
-        _check_id(point.id)
-        if point.id in seen:
-            raise InvalidArgumentError(f"point '{point.id}' is twice in this batch: give every id once")
-        seen.add(point.id)
-    labels = [f"point '{point.id}'" for point in points]
-    matrix = to_matrix([point.vector for point in points], labels, info.dimension, info.metric).astype(STORED)
-    return [
-        (point.id, row.tobytes(), _payload_text(point.payload, point.id), point.expires_at)
-        for point, row in zip(points, matrix, strict=True)
-    ]
-
-
-def _check_id(point_id: str) -> None:
-    if not 1 <= len(point_id) <= MAX_ID_CHARS:
-        raise InvalidArgumentError(f"a point's id has 1 to {MAX_ID_CHARS} characters, got {len(point_id)}")
-    if not point_id.isprintable():
-        raise InvalidArgumentError(f"a point's id has printable characters only, got {point_id!r}")
-
-
-def _payload_text(payload: Payload, point_id: str) -> str:
-    try:
-        text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        size = len(text.encode())
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidArgumentError(f"the payload of point '{point_id}' is not a JSON object: {exc}") from None
-    if size > MAX_PAYLOAD_BYTES:
-        raise LimitError(f"the payload of point '{point_id}' has {size} bytes, at most {MAX_PAYLOAD_BYTES} are kept")
-    return text
-
-
-def _to_point(row: PointRow) -> Point:
-    point_id, vector, payload, expires_at = row
-    return Point(point_id, np.frombuffer(vector, STORED).astype(np.float32), json.loads(payload), expires_at)

@@ -143,4 +143,7 @@ class FlatIndex:
         if threshold is not None:
             kept: NDArray[np.bool_] = scores <= threshold if self._metric == "l2" else scores >= threshold
             scores, slots = scores[kept], slots[kept]
-        return [Hit(self._ids[s], float(score), self._payloads[s]) for s, score in zip(slots, scores, strict=True)]
+        found: list[int] = slots.tolist()
+        return [
+            Hit(self._ids[slot], float(score), self._payloads[slot]) for slot, score in zip(found, scores, strict=True)
+        ]

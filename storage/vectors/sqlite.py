@@ -196,8 +196,7 @@ class PointDatabase:
     async def create(self, info: CollectionInfo) -> None:
         """Raises ConflictError if the name is taken."""
         async with self._transaction() as db:
-            cursor = await db.execute(_CREATE, (info.name, info.dimension, info.metric, info.embedder, info.created_at))
-            if not cursor.rowcount:
+            if not await _create(db, info):
                 raise ConflictError(f"collection '{info.name}' exists already")
 
     async def drop(self, name: str, now: int) -> int:
@@ -211,16 +210,22 @@ class PointDatabase:
                 await db.execute(statement, (collection.key,))
         return count
 
-    async def upsert(self, target: Collection, rows: Sequence[PointRow], embedder: str | None, now: int) -> None:
-        name = target.info.name
-        async with self._change(name, now) as (db, collection):
-            if collection.key != target.key:
-                raise ConflictError(f"collection '{name}' was dropped and made anew meanwhile: try again")
-            if collection.info.embedder != embedder:
+    async def upsert(self, expected: CollectionInfo, rows: Sequence[PointRow], now: int) -> None:
+        """Write points that were made by, and for, what `expected` says; make that collection if it is missing.
+
+        Raises:
+            ConflictError: its points were made by another embedder, or it has been made anew in another shape.
+        """
+        name, embedder = expected.name, expected.embedder
+        async with self._change(name, now, missing=expected) as (db, collection):
+            info = collection.info
+            if (info.dimension, info.metric) != (expected.dimension, expected.metric):
+                raise ConflictError(f"collection '{name}' was just made anew in another shape: try again")
+            if info.embedder != embedder:
                 if await _count(db, collection.key, now):
                     raise ConflictError(
-                        f"the vectors of collection '{name}' come from {collection.info.embedder or 'the callers'}, "
-                        f"these from {embedder or 'the caller'}: they cannot be compared",
+                        f"the vectors of collection '{name}' come from {_origin(info.embedder)}, these from "
+                        f"{_origin(embedder)}: they cannot be compared; use another collection"
                     )
                 await db.execute("UPDATE collections SET embedder = ? WHERE id = ?", (embedder, collection.key))
             await db.executemany(_PUT, ((collection.key, collection.sequence, *row) for row in rows))
@@ -238,9 +243,16 @@ class PointDatabase:
             return await _delete_logged(db, collection)
 
     @contextlib.asynccontextmanager
-    async def _change(self, name: str, now: int) -> AsyncGenerator[tuple[aiosqlite.Connection, Collection]]:
-        """A transaction that takes the next number of the sequence and buries expired points on the way."""
+    async def _change(
+        self, name: str, now: int, missing: CollectionInfo | None = None
+    ) -> AsyncGenerator[tuple[aiosqlite.Connection, Collection]]:
+        """A transaction that takes the next number of the sequence and buries expired points on the way.
+
+        If there is no such collection, it is made as `missing` says.
+        """
         async with self._transaction() as db:
+            if missing is not None:
+                await _create(db, missing)
             sql = f"UPDATE collections SET sequence = sequence + 1 WHERE name = ? RETURNING {_COLLECTION}"
             collection = _only(name, await db.execute_fetchall(sql, (name,)))
             forgotten = (collection.key, collection.sequence - KEPT_CHANGES)
@@ -287,6 +299,12 @@ def _only(name: str, rows: Iterable[Sequence[Any]]) -> Collection:
     raise NotFoundError(f"collection '{name}' does not exist")
 
 
+async def _create(db: aiosqlite.Connection, info: CollectionInfo) -> bool:
+    """False if the name is taken."""
+    cursor = await db.execute(_CREATE, (info.name, info.dimension, info.metric, info.embedder, info.created_at))
+    return cursor.rowcount > 0
+
+
 async def _count(db: aiosqlite.Connection, key: int, now: int) -> int:
     [(count,)] = await db.execute_fetchall(_COUNT, {"collection": key, "now": now})
     return int(count)
@@ -296,6 +314,10 @@ async def _delete_logged(db: aiosqlite.Connection, collection: Collection) -> in
     """Remove the points that this change has logged as deleted and are still there."""
     cursor = await db.execute(_DELETE_LOGGED, {"collection": collection.key, "sequence": collection.sequence})
     return cursor.rowcount
+
+
+def _origin(embedder: str | None) -> str:
+    return "its callers" if embedder is None else f"the embedder '{embedder}'"
 
 
 def _on_text(accepts: Predicate) -> Callable[[str], bool]:

@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,7 +70,7 @@ asyncio.run(main())
 
 
 @contextmanager
-def child(program: str, root: Path) -> Iterator[subprocess.Popen[str]]:
+def child(program: str, root: Path) -> Generator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", PREAMBLE + program, str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -133,7 +133,7 @@ def test_a_folder_that_may_not_be_written_is_a_plain_error(tmp_path: Path) -> No
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
+def largest_file(size: int) -> Generator[None]:
     """Make the system refuse to write behind `size`, as it does when a disk is full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TypedDict
 
 import anyio
+from typing_extensions import TypedDict
 
 from quarterdeck.server.app import DeckServer
 from quarterdeck.server.config import Settings

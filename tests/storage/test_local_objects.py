@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.storage.errors import StorageError
+from quarterdeck.storage.errors import ConflictError, StorageError
 from quarterdeck.storage.objects.base import ObjectInfo
 from quarterdeck.storage.objects.local import LocalObjectStore
 
@@ -63,6 +63,22 @@ async def test_opening_a_second_store_spares_what_the_first_is_writing(tmp_path:
     assert opened_second.is_set()
     assert await first.read("k", 0, 100) == b"before after"
     await first.close()
+
+
+async def test_a_taken_key_is_refused_before_the_source_is_read(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    await put(store, "k", b"x")
+    read = False
+
+    async def source() -> AsyncIterator[bytes]:
+        nonlocal read
+        read = True
+        yield b"y"
+
+    with pytest.raises(ConflictError):
+        await store.put("k", source(), name="n", content_type="t/t", created_at=0)
+    assert not read
+    await store.close()
 
 
 async def test_other_things_in_the_folder_are_not_objects(tmp_path: Path) -> None:

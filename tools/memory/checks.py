@@ -83,9 +83,9 @@ def milliseconds(ttl: float) -> int:
 
 def words_of(query: str) -> list[str]:
     """The words to look for: what stands between blanks and has a letter or digit."""
-    words = [word for word in _UNPRINTABLE.sub(" ", query).split() if any(map(str.isalnum, word))]
-    if not words or len(query) > MAX_KEY:
-        raise InvalidArgumentError(
-            f"query: must hold a letter or digit and at most {MAX_KEY} characters, got {query[:40]!r}"
-        )
+    parts = query.split()
+    check_text("query", " ".join(parts), MAX_KEY)
+    words = [part for part in parts if any(map(str.isalnum, part))]
+    if not words:
+        raise InvalidArgumentError(f"query: must hold a letter or digit, got {query[:40]!r}")
     return words

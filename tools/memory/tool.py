@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.storage.memory.base import Entry, Hit
@@ -34,7 +35,7 @@ class MemoryArguments(Arguments):
     key: str | None = None
     value: Annotated[Json, Field(description="any JSON, at most 1 MiB")] = None
     namespace: str = "default"
-    ttl: Annotated[float | None, Field(ge=0, description="seconds; 0 = for ever; default 7 days")] = None
+    ttl: Annotated[float | None, Field(ge=0, description="seconds to live; 0 = for ever")] = None
     query: Annotated[str | None, Field(description="words; all must occur")] = None
     prefix: str = ""
     include_values: bool = True
@@ -111,7 +112,14 @@ class MemoryTool:
         key = _key(args)
         entry = await self._service.retrieve(args.namespace, key)
         if entry is None:
-            return {"key": key, "namespace": args.namespace, "found": False, "value": None, "version": None}
+            return {
+                "key": key,
+                "namespace": args.namespace,
+                "found": False,
+                "value": None,
+                "version": None,
+                "expiresAt": None,
+            }
         return {**_identity(entry), "found": True, "value": entry.value, "size": entry.size, **_state(entry)}
 
     async def _list(self, args: MemoryArguments) -> MemoryAnswer:

@@ -123,9 +123,10 @@ class QueryManager:
         except WorkError as exc:
             row.status, row.error = "failed", str(exc)
         finally:
-            if row.status in LIVE_QUERY:  # it never got its turn, or the server is closing
-                row.status = "terminated"
-            await self._settle(query)
+            if not query.ended.is_set():  # a query that was terminated in the queue has been settled there
+                if row.status in LIVE_QUERY:
+                    row.status, row.error = "failed", "an internal error ended it; the server's log has the details"
+                await self._settle(query)
 
     async def _run(self, query: LiveQuery) -> None:
         row, agent = query.row, query.agent
@@ -137,6 +138,8 @@ class QueryManager:
         agent.rights.mode = row.permission_mode
         before = agent.handle.usage()
         try:
+            if query.terminating:  # asked for while the start was written
+                raise WorkCancelledError(row.id)
             work = Work(row.id, row.prompt, lambda report: self._take_progress(query, report))
             result = await agent.handle.run(work)
             while not query.released.is_set():
@@ -350,8 +353,9 @@ class QueryManager:
         """Ask the agent to leave the work at a safe point; end the agent if it does not within the grace."""
         row, agent = query.row, query.agent
         query.terminating = True
-        if row.started_at is None and query.task is not None:
-            query.task.cancel()
+        if row.started_at is None:
+            row.status = "terminated"
+            await self._settle(query)
         else:
             await agent.handle.cancel(row.id)
             if row.status == "paused":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus

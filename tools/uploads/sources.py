@@ -74,7 +74,7 @@ class Roots:
     """The folders that paths may lead to, after all symbolic links."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = [folder.resolve() for folder in folders]
+        self._folders = [Path(os.path.realpath(folder)) for folder in folders]
         self._threads = CapacityLimiter(THREADS)
 
     def open(self, path: str) -> FileIO:

@@ -11,10 +11,14 @@ from ..worker.task import Task
 from .documents import Document, Result, keep, read_documents
 from .markup import Markup
 from .tester import heading_anchors
-from .words import words
+from .words import shorten, words
 
-LINKS_REPORTED = 200
+LINKS_REPORTED = 100
+HOSTS_REPORTED = 50
+SECTIONS_REPORTED = 500
 MENTION_CHARACTERS = 4  # shorter titles occur in any text
+
+_UPLOAD_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d_")
 
 
 def map_structure(task: Task) -> Result:
@@ -41,11 +45,11 @@ def section_tree(markup: Markup) -> Result:
     roots: list[dict[str, Any]] = []
     path: list[dict[str, Any]] = []
     flat: list[dict[str, Any]] = []
-    for heading in markup.headings:
+    for heading in markup.headings[:SECTIONS_REPORTED]:
         section: dict[str, Any] = {
             "line": heading.line,
             "level": heading.level,
-            "title": heading.text,
+            "title": shorten(heading.text, 200),
             "words": 0,
             "totalWords": 0,
             "codeBlocks": 0,
@@ -67,7 +71,7 @@ def section_tree(markup: Markup) -> Result:
         if (section_of_it := _section_at(flat, block.line)) is not None:
             section_of_it["codeBlocks"] += 1
     depth = max((_total(root) for root in roots), default=0)
-    return {"depth": depth, "sectionCount": len(flat), "wordsBeforeFirstHeading": before, "sections": roots}
+    return {"depth": depth, "sectionCount": len(markup.headings), "wordsBeforeFirstHeading": before, "sections": roots}
 
 
 def _section_at(sections: list[dict[str, Any]], line: int) -> dict[str, Any] | None:
@@ -97,12 +101,15 @@ def link_map(markup: Markup) -> Result:
         if host:
             hosts[host] += 1
         if kind == "internal" and link.target[1:].lower() not in anchors:
-            broken.append({"line": link.line, "target": link.target})
+            broken.append({"line": link.line, "target": shorten(link.target, 500)})
     return {
         "links": dict(kinds),
         "brokenAnchors": broken[:LINKS_REPORTED],
-        "hosts": dict(hosts.most_common()),
-        "targets": [link._asdict() for link in markup.links[:LINKS_REPORTED]],
+        "hosts": dict(hosts.most_common(HOSTS_REPORTED)),
+        "targets": [
+            {**link._asdict(), "text": shorten(link.text, 200), "target": shorten(link.target, 500)}
+            for link in markup.links[:LINKS_REPORTED]
+        ],
     }
 
 
@@ -121,8 +128,8 @@ def references(document: Document, others: list[Document]) -> list[Result]:
     for other in others:
         if other.name == document.name:
             continue
-        stem = other.name.rsplit("/", 1)[-1].lower()
-        links = [link.line for link in document.markup.links if link.target.lower().rstrip("/").endswith("/" + stem)]
+        file_name = _UPLOAD_TIME.sub("", other.name.rsplit("/", 1)[-1]).lower()
+        links = [link.line for link in document.markup.links if f"/{link.target}".lower().endswith(f"/{file_name}")]
         mentions = _mentions(document.markup, other.title)
         if links or mentions:
             found.append({"document": other.name, "links": links[:20], "mentions": mentions[:20]})

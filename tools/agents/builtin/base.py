@@ -1,4 +1,4 @@
-"""What a built-in agent type is. Imported by the server and at every start of a worker, so it imports next to nothing."""
+"""What a built-in agent type is. Every start of a worker imports this, so it imports next to nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import MappingProxyType
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Literal
+    from typing import Any, Literal, TypeGuard
 
     from ..worker.task import Task
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     Priority = Literal["low", "medium", "high", "critical"]
 
 
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value)
+    return _is_list(value) and bool(value) and all(isinstance(item, str) and item for item in value)
 
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
     "list of texts": _is_texts,
-    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "number from 1": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
     "object": lambda value: isinstance(value, dict),
-    "JSON": lambda _: True,
 }
 
 
@@ -41,15 +43,14 @@ class Field:
 
 
 class Capability:
-    """A function that does the work, named so that its module is imported at first use, and the fields that it takes."""
+    """A function that does the work, and the fields that it takes."""
 
-    __slots__ = ("fields", "function", "plain")
+    __slots__ = ("fields", "function")
 
-    def __init__(self, function: str, fields: Mapping[str, Field], plain: str = "text") -> None:
-        """`function` is `module.name` in this package; `plain` is the field that a prompt without JSON fills."""
+    def __init__(self, function: str, fields: Mapping[str, Field]) -> None:
+        """`function` is `module.name` in this package; the module is imported at its first use."""
         self.function = function
         self.fields = MappingProxyType(dict(fields))
-        self.plain = plain
 
     def load(self) -> Function:
         """Import and return the function: it takes a `Task` and returns what JSON can say."""
@@ -63,10 +64,10 @@ class AgentType:
     """A built-in type of agent.
 
     `title` is the name of an agent that was given none; `owns` are the memory namespaces and vector collections that
-    it may write to in permission mode `default`.
+    it may write to in permission mode `default`. A prompt that is no JSON is the field `plain` of the first capability.
     """
 
-    __slots__ = ("capabilities", "name", "owns", "priority", "summary", "title")
+    __slots__ = ("capabilities", "name", "owns", "plain", "priority", "summary", "title")
 
     def __init__(
         self,
@@ -76,10 +77,23 @@ class AgentType:
         capabilities: Mapping[str, Capability],
         owns: frozenset[str] = frozenset(),
         priority: Priority = "medium",
+        plain: str = "text",
     ) -> None:
         self.name = name
         self.title = title
         self.summary = summary
         self.capabilities = MappingProxyType(dict(capabilities))
         self.owns = owns
+        self.priority: Priority = priority
+        self.plain = plain
+
+
+class CrewMember:
+    """An agent of a crew: its type, and the name and priority that it is spawned with."""
+
+    __slots__ = ("name", "priority", "type")
+
+    def __init__(self, type_name: str, name: str, priority: Priority) -> None:
+        self.type = type_name
+        self.name = name
         self.priority: Priority = priority

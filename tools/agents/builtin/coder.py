@@ -15,8 +15,9 @@ from .documents import Document, Result, work_through
 from .markup import CodeBlock
 
 BLOCKS_REPORTED = 200
-CODE_REPORTED = 2000  # characters of one block
+CODE_REPORTED = 1000  # characters of one block
 COMMANDS_REPORTED = 200
+NAMES_REPORTED = 100
 
 ALIASES = {
     "py": "python", "python3": "python", "pycon": "python", "python-console": "python", "ipython": "python",
@@ -26,8 +27,8 @@ ALIASES = {
 }  # fmt: skip
 _PROMPT = re.compile(r"\s*(?:\([\w .-]{1,40}\) ?)?(?:\$|%|❯)\s+(\S.*)$")  # noqa: RUF001
 _COMMANDS = re.compile(
-    r"(?:sudo |[A-Z_]+=\S+ )*(?:\./\S+|(?:pip3?|pipx|uvx?|python3?|conda|mamba|poetry|hatch|tox|nox|pytest|make|cmake|git"
-    r"|npm|npx|yarn|pnpm|cargo|go|docker|podman|kubectl|brew|apt|apt-get|dnf|yum|pacman|curl|wget|cd|mkdir|export|source"
+    r"(?:sudo |[A-Z_]+=\S+ )*(?:\./\S+|(?:pip3?|pipx|uvx?|python3?|conda|mamba|poetry|hatch|tox|nox|pytest|make|cmake"
+    r"|git|npm|npx|yarn|pnpm|cargo|go|docker|podman|kubectl|brew|apt|apt-get|dnf|yum|pacman|curl|wget|cd|mkdir|export|source"
     r"|ls|cp|mv|rm|cat|echo|chmod|tar|unzip|ssh|gpg)(?:\.exe)?)(?:\s|$)"
 )
 _PYTHON_EVIDENCE = re.compile(
@@ -38,7 +39,7 @@ _TOML_EVIDENCE = re.compile(r"^\s*\[[\w.\"-]{1,100}\]\s*$|^[\w-]{1,80} = [\"\[{\
 
 
 def extract_code(task: Task) -> Result:
-    """Every code block with its language; for Python whether it parses and what it imports and defines; the commands."""
+    """The code blocks with their languages, whether Python parses, what it imports and defines, and the commands."""
     return work_through(task, "code", _extract)
 
 
@@ -51,7 +52,7 @@ def _extract(document: Document) -> Result:
         "languages": dict(Counter(block["language"] or "unknown" for block in blocks).most_common()),
         "pythonBlocks": len(python),
         "pythonInvalid": sum(not found["valid"] for found in python),
-        "imports": sorted({name for found in python for name in found["imports"]}),
+        "imports": sorted({name for found in python for name in found["imports"]})[:NAMES_REPORTED],
         "commandsFound": len(commands),
         "commands": commands[:COMMANDS_REPORTED],
         "blocks": blocks[:BLOCKS_REPORTED],
@@ -139,7 +140,12 @@ def read_python(code: str) -> dict[str, Any]:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             defines += [target.id for target in targets if isinstance(target, ast.Name)]
-    return {"valid": tree is not None, "error": error, "imports": sorted(imports), "defines": list(dict.fromkeys(defines))}
+    return {
+        "valid": tree is not None,
+        "error": error,
+        "imports": sorted(imports)[:NAMES_REPORTED],
+        "defines": list(dict.fromkeys(defines))[:NAMES_REPORTED],
+    }
 
 
 def _doctest_source(code: str) -> str:

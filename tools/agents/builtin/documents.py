@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..worker.task import PromptError, Task
-from .markup import Markup, parse
-from .words import sentences
+from .markup import Markup
+from .reader import parse
+from .words import sentences, shorten
 
 NAMESPACE = "documents"
+PAGE_BYTES = 1 << 20
+TITLE_CHARACTERS = 200
 MAX_BYTES = 16 << 20  # a larger upload is data, not a document that someone reads
 
 Result = dict[str, Any]
@@ -54,27 +57,33 @@ def read_documents(task: Task) -> list[Document]:
         raise PromptError("give one of: upload (a key), uploads (a list of keys), text (and a title)")
     if "text" in prompt:
         text = prompt["text"]
-        name = prompt.get("title") or "text-" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
-        return [_document(name, None, prompt.get("title"), text)]
+        title = _printable(prompt.get("title", ""))
+        name = title or "text-" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
+        return [_document(name, None, title, text)]
     keys = list(dict.fromkeys(prompt.get("uploads") or [prompt["upload"]]))
     found: list[Document] = []
     for number, key in enumerate(keys):
         task.progress(number, len(keys), f"reading {key}")
-        title = prompt.get("title") if len(keys) == 1 else None
+        title = _printable(prompt.get("title", "")) if len(keys) == 1 else ""
         found.append(_document(key, key, title, _read_upload(task, key)))
     return found
 
 
-def _document(name: str, upload: str | None, title: str | None, text: str) -> Document:
+def _printable(title: str) -> str:
+    """A title that can be part of a key."""
+    return shorten("".join(char if char.isprintable() else " " for char in title), TITLE_CHARACTERS)
+
+
+def _document(name: str, upload: str | None, title: str, text: str) -> Document:
     markup = parse(text, name)
-    return Document(name, upload, title or markup.title or name, text, markup)
+    return Document(name, upload, title or _printable(markup.title or "") or name, text, markup)
 
 
 def _read_upload(task: Task, key: str) -> str:
     parts: list[str] = []
     offset: int | None = 0
     while offset is not None:
-        page = task.call("uploads", action="read", key=key, offset=offset, encoding="text")
+        page = task.call("uploads", action="read", key=key, offset=offset, length=PAGE_BYTES, encoding="text")
         if page["size"] > MAX_BYTES:
             raise PromptError(f"{key} has {page['size']} bytes; documents have at most {MAX_BYTES}")
         parts.append(page["content"])

@@ -57,9 +57,7 @@ class _Scanner:
             if not line.strip():
                 self._close()
                 self._at += 1
-            elif not (
-                self._indented_code(line) or self._fence(line) or self._heading(line) or self._other_block(line)
-            ):
+            elif not (self._indented_code(line) or self._fence(line) or self._heading(line) or self._other_block(line)):
                 self._text(line)
         self._close()
 
@@ -96,6 +94,8 @@ class _Scanner:
             end = len(self._lines)
         indent = len(line) - len(line.lstrip())
         code = [text[min(indent, len(text) - len(text.lstrip())) :] for text in self._lines[first:end]]
+        if info[1:] and info[0].startswith("{"):  # a directive, as in ```{code-block} python
+            info = info[1:]
         language = info[0].strip("{}.").split(",")[0].lower() if info else None
         self._document.code.append(CodeBlock(first + 1, "fenced", language or None, "\n".join(code)))
         self._at = end + 1

@@ -9,14 +9,15 @@ from typing import Any
 from ..worker.task import PromptError, Task
 from .documents import NAMESPACE, Document, Result, keep, read_documents
 from .similarity import compare, prepare
-from .words import key_terms, summarise, terms, weigh, words
+from .words import key_terms, shorten, summarise, terms, weigh, words
 
 WORDS_PER_MINUTE = 238  # silent reading of English non-fiction (M. Brysbaert, Journal of Memory and Language 109, 2019)
 KEY_TERMS = 15
 SUMMARY_SENTENCES = 4
 CHUNK_CHARACTERS = 1000
 POINTS_PER_CALL = 64
-PAIRS_REPORTED = 100
+PAIRS_REPORTED = 50
+HEADINGS_REPORTED = 500
 
 
 def analyze_document(task: Task) -> Result:
@@ -39,7 +40,10 @@ def analyze_document(task: Task) -> Result:
             "codeBlocks": len(markup.code),
             "links": len(markup.links),
             "readingMinutes": round(word_count / WORDS_PER_MINUTE, 1),
-            "headings": [heading._asdict() for heading in markup.headings],
+            "headings": [
+                {**heading._asdict(), "text": shorten(heading.text, 200)}
+                for heading in markup.headings[:HEADINGS_REPORTED]
+            ],
             "keyTerms": key_terms(weights, count, KEY_TERMS),
             "summary": summarise(in_paragraphs, weights, SUMMARY_SENTENCES),
         }
@@ -126,7 +130,7 @@ def compare_documents(task: Task) -> Result:
     documents = read_documents(task)
     if len(documents) < 2:
         raise PromptError("compare_documents needs at least two different uploads")
-    prepared = [prepare(document.markup) for document in documents]
+    prepared = [prepare(document) for document in documents]
     total = len(documents) * (len(documents) - 1) // 2
     done = passages = 0
     pairs: list[Result] = []

@@ -16,8 +16,8 @@ DUPLICATE_WORDS = 8  # shorter paragraphs may well occur twice
 
 RIGHTLY_REPEATED = {"that", "had", "is", "bla", "very", "ha", "no", "so"}
 HEDGES = frozenset(
-    "actually apparently arguably basically essentially fairly generally hopefully likely mostly perhaps possibly"
-    " presumably probably quite rather relatively seemingly simply somewhat sort supposedly virtually".split()
+    """actually apparently arguably basically essentially fairly generally hopefully likely mostly perhaps possibly
+    presumably probably quite rather relatively seemingly simply somewhat supposedly virtually""".split()  # noqa: SIM905
 )
 _IRREGULAR = (
     "built|bound|broken|brought|chosen|done|drawn|driven|fed|found|given|held|hidden|kept|known|left|lost|made|meant|put"

@@ -12,7 +12,7 @@ _DIRECTIVE = re.compile(r"(\s*)\.\. (?:\|[^|\n]{1,200}\| )?([\w:-]{1,60})::\s*(.
 _TARGET = re.compile(r"\s*\.\. _(?:`([^`\n]{1,300})`|([^:\n]{1,300})):\s*(.*)$")
 _ANONYMOUS = re.compile(r"(?:\s*\.\. __:|__)\s+(\S.*)$")
 _OPTION = re.compile(r"\s+:([\w-]{1,60}):")
-_ITEM = re.compile(r"\s*(?:[-*+•‣]|(?:\d{1,9}|#|[a-zA-Z])[.)]|\((?:\d{1,9}|[a-zA-Z])\)|:[^:\s][^:\n]{0,100}:)\s+(.*)$")  # noqa: RUF001
+_ITEM = re.compile(r"\s*(?:[-*+•‣]|(?:\d{1,9}|#|[a-zA-Z])[.)]|\((?:\d{1,9}|[a-zA-Z])\)|:[^:\s][^:\n]{0,100}:)\s+(.*)$")
 _TABLE_BORDER = re.compile(r"\s*(?:\+[-=+]{3,}\+|=+( +=+)+)\s*$")
 
 _CODE_SPAN = re.compile(r"``(.{1,1000}?)``", re.S)
@@ -22,6 +22,7 @@ _WORD_REFERENCE = re.compile(r"(?<![\w`/.:-])([A-Za-z][\w.+-]{0,100}?)_(?![\w_])
 _ROLE = re.compile(r":[\w:+-]{1,60}:`([^`]{1,500})`")
 _SUBSTITUTION = re.compile(r"\|([^|\s][^|\n]{0,100})\|_{0,2}")
 _EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}(?=\S)|(?<=\S)\*{1,2}(?![\w*])|`")
+_ESCAPE = re.compile(r"\\(?:\s|(.))")
 
 CODE_DIRECTIVES = {"code-block", "code", "sourcecode", "doctest", "testcode", "parsed-literal", "ipython"}
 SKIPPED_DIRECTIVES = {"raw", "contents", "toctree", "include", "literalinclude", "math", "role", "highlight"}
@@ -135,12 +136,17 @@ class _Scanner:
 
     def _explicit(self, line: str) -> bool:
         """Targets and comments."""
+        indent = len(line) - len(line.lstrip())
         if match := _TARGET.match(line):
-            self._targets[_normal(match[1] or match[2])] = match[3].strip().removesuffix("_")
-        elif match := _ANONYMOUS.match(line):
+            end = self._block(self._at + 1, indent)
+            address = "".join([match[3], *self._lines[self._at + 1 : end]]).strip()  # it may go on in the next line
+            self._targets[_normal(match[1] or match[2])] = "".join(address.split()).removesuffix("_")
+            self._at = max(self._at + 1, end)
+            return True
+        if match := _ANONYMOUS.match(line):
             self._document.links.append(Link(self._at + 1, "", match[1]))
         elif line.strip() == ".." or (line.lstrip().startswith(".. ") and not line.lstrip().startswith(".. [")):
-            self._at = max(self._at + 1, self._block(self._at + 1, len(line) - len(line.lstrip())))
+            self._at = max(self._at + 1, self._block(self._at + 1, indent))
             return True
         else:
             return False
@@ -225,7 +231,7 @@ class _Scanner:
         text = _PHRASE_REFERENCE.sub(reference, _LINK.sub(link, text))
         self._document.links += bare_links(text, line)
         text = _SUBSTITUTION.sub("", text)
-        text = _EMPHASIS.sub("", _WORD_REFERENCE.sub(reference, text))
+        text = _ESCAPE.sub(r"\1", _EMPHASIS.sub("", _WORD_REFERENCE.sub(reference, text)))
         return re.sub(r"\x00(\d{1,9})\x00", lambda m: stash[int(m[1])], text)
 
 
@@ -236,5 +242,3 @@ def _more_borders(lines: list[str], blank: int) -> bool:
 
 def _normal(name: str) -> str:
     return " ".join(name.lower().split())
-
-

@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from ..worker.task import Task
 from .documents import Document, Result, work_through
 from .markup import Markup, lines_of, slug
-from .words import words
+from .words import shorten, words
 
 PARAGRAPH_WORDS = 200
 ISSUES_REPORTED = 200
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
-_LEFTOVER = re.compile(r"\b(?:TODO|FIXME|XXX|TBD)\b|\blorem ipsum\b|<<<<<<< |>>>>>>> ", re.I)
-_SHOUTED = re.compile(r"TODO|FIXME|XXX|TBD|lorem ipsum|<<<<<<<|>>>>>>>", re.I)
+_LEFTOVER = re.compile(r"\b(?:TODO|FIXME|XXX|TBD)\b|(?i:\blorem ipsum\b)|^(?:<{7}|>{7}) ", re.M)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//")
 
 
@@ -43,7 +42,7 @@ def _validate(document: Document) -> Result:
         "errors": severities["error"],
         "warnings": severities["warning"],
         "byCheck": dict(sorted(by_check.items())),
-        "issues": [issue._asdict() for issue in issues[:ISSUES_REPORTED]],
+        "issues": [{**issue._asdict(), "message": shorten(issue.message, 300)} for issue in issues[:ISSUES_REPORTED]],
     }
 
 
@@ -110,4 +109,6 @@ def _check_paragraphs(markup: Markup) -> Iterator[Issue]:
             yield Issue(number, "warning", "leftover", f"{match[0].strip()!r} was left in the text")
         count = len(words(paragraph.text))
         if paragraph.kind == "paragraph" and count > PARAGRAPH_WORDS:
-            yield Issue(paragraph.line, "warning", "long-paragraph", f"{count} words; over {PARAGRAPH_WORDS} few read on")
+            yield Issue(
+                paragraph.line, "warning", "long-paragraph", f"{count} words; over {PARAGRAPH_WORDS} few read on"
+            )

@@ -20,19 +20,21 @@ STOPWORDS = frozenset(
     won't would yes yet you you're your yours e.g i.e etc""".split()  # noqa: SIM905  a page of quotes reads worse
 )
 
+_URL = re.compile(r"\b[a-z]{2,10}://\S{1,2000}")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # noqa: RUF001  the typographic apostrophe is meant
 _TERM = re.compile(r"[^\W_][\w.+#'’-]*")  # noqa: RUF001
 _SENTENCE_END = re.compile(r"[.!?…]['\")\]’”*_]{0,3}(?=\s|$)|[。！？]")  # noqa: RUF001
 _ABBREVIATION = re.compile(
     r"\b(?:e\.g|i\.e|etc|vs|cf|approx|resp|incl|ca|mr|mrs|ms|dr|prof|st|no|fig|sec|vol|inc|ltd|co|jr|sr|[a-z])\.$", re.I
 )
+_NUMBER = re.compile(r"\d{1,30}")
 _VOWELS = re.compile(r"[aeiouyà-öø-ÿ]+")
 _ABBREVIATION_REACH = 12  # characters before a full stop in which an abbreviation is looked for
 
 
 def words(text: str) -> list[str]:
-    """The words of `text` as they stand: runs of letters, apostrophes inside included."""
-    return _WORD.findall(text)
+    """The words of `text` as they stand: runs of letters, apostrophes inside included; web addresses are none."""
+    return _WORD.findall(_URL.sub(" ", text))
 
 
 def sentences(text: str) -> Iterator[tuple[int, str]]:
@@ -81,7 +83,7 @@ def reading_ease(word_list: Sequence[str], sentence_count: int) -> float | None:
 def terms(text: str) -> Counter[str]:
     """How often each term occurs: lower case, at least three characters, no stop words, no bare numbers."""
     found: Counter[str] = Counter()
-    for match in _TERM.findall(text):
+    for match in _TERM.findall(_URL.sub(" ", text)):
         term = match.lower().rstrip(".-'’").removesuffix("'s")  # noqa: RUF001
         if len(term) >= 3 and term not in STOPWORDS and not term.replace(".", "").isdigit():
             found[term] += 1
@@ -109,13 +111,21 @@ def key_terms(weights: dict[str, float], count: Counter[str], limit: int) -> lis
 def summarise(text_sentences: Sequence[str], weights: dict[str, float], limit: int) -> list[str]:
     """Extract the sentences whose words weigh most on average, in their order (after H. P. Luhn, 1958).
 
-    Only sentences of 6 to 50 words count, and a repeated one counts once; the earlier of two equals wins.
+    What stands early counts up to twice as much. Left out are sentences under 6 or over 50 words, those that announce
+    what follows, and those that recur, numbers apart.
     """
+    patterns = Counter(_NUMBER.sub("0", sentence) for sentence in text_sentences)
     scored: list[tuple[float, int, str]] = []
-    for position, sentence in enumerate(dict.fromkeys(text_sentences)):
+    for position, sentence in enumerate(text_sentences):
         found = words(sentence)
-        if 6 <= len(found) <= 50:
+        if 6 <= len(found) <= 50 and not sentence.endswith(":") and patterns[_NUMBER.sub("0", sentence)] == 1:
             weight = sum(weights.get(term, 0.0) * number for term, number in terms(sentence).items())
-            scored.append((weight / len(found), -position, sentence))
+            scored.append((weight / len(found) * (2 - position / len(text_sentences)), -position, sentence))
     best = sorted(scored, reverse=True)[:limit]
     return [sentence for _, _, sentence in sorted(best, key=lambda item: -item[1])]
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text on one line, cut to `limit` characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -24,12 +24,12 @@ def read_prompt(text: str, agent_type: AgentType) -> tuple[Capability, dict[str,
     first = next(iter(agent_type.capabilities))
     asked = _read_object(text)
     if asked is None:
-        asked = {agent_type.capabilities[first].plain: text}
+        asked = {agent_type.plain: text}
     name = asked.pop("do", first)
     capability = agent_type.capabilities.get(name) if isinstance(name, str) else None
     if capability is None:
         known = ", ".join(agent_type.capabilities)
-        raise PromptError(f"{agent_type.name} cannot do {name!r}; \"do\" is one of: {known}")
+        raise PromptError(f'{agent_type.name} cannot do {name!r}; "do" is one of: {known}')
     _check_fields(name, capability, asked)
     return capability, asked
 
@@ -38,10 +38,10 @@ def _read_object(text: str) -> dict[str, Any] | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        value = json.loads(text)
+        value: dict[str, Any] = json.loads(text)  # what starts with a brace is an object, or no JSON
     except (ValueError, RecursionError):
         return None
-    return {key: field for key, field in value.items() if field is not None} if isinstance(value, dict) else None
+    return {key: field for key, field in value.items() if field is not None}
 
 
 def _check_fields(name: str, capability: Capability, given: dict[str, Any]) -> None:

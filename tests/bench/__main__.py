@@ -1,0 +1,58 @@
+"""`python -m tests.bench`: every figure, measured now, beside its target; exit code 1 if a target is missed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from . import startup, store
+from .measure import Figure
+
+BENCHES: dict[str, Callable[[Path], list[Figure]]] = {"startup": startup.measure, "store": store.measure}
+COLUMNS = ("measure", "ours", "bare server", "ratio", "target", "ok")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("--only", choices=list(BENCHES), metavar="NAME", help=", ".join(BENCHES))
+    only = parser.parse_args().only
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{platform.python_implementation()} {platform.python_version()}, mcp {version('mcp')}\n"
+        "Ratios of the time taken, ours by the bare server's, measured side by side: 0.5 is half, lower is better.\n"
+    )
+    figures: list[Figure] = []
+    for name in [only] if only else BENCHES:
+        with tempfile.TemporaryDirectory(prefix="quarterdeck-bench-") as folder:
+            figures += BENCHES[name](Path(folder))
+    print(_table([COLUMNS, *map(_row, figures)]))
+    return 0 if all(figure.is_met for figure in figures) else 1
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    target, verdict = "", ""
+    if figure.target is not None:
+        target, verdict = f"<= {figure.target:g}", "yes" if figure.is_met else "MISSED"
+    return (figure.measure, figure.ours, figure.peer, f"{figure.ratio:.2f}", target, verdict)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

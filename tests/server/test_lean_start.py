@@ -1,0 +1,33 @@
+"""What the server imports before its first answer: a client waits for every millisecond of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.raw_client import ERAS, Era, RawClient
+
+HEAVY = {"aioboto3", "aiobotocore", "botocore", "faiss", "numpy", "qdrant_client"}
+"""What is imported when a call needs it. What the SDK imports is there anyway."""
+
+# Serves as the `quarterdeck` command does, then shows what was imported.
+SERVE = """
+import json, sys
+from quarterdeck.server.cli import main
+code = main(["serve"])
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_nothing_heavy_is_imported_before_the_first_answer(era: Era, tmp_path: Path) -> None:
+    environment = {"QUARTERDECK_DATA_DIR": str(tmp_path / "data")}
+    with RawClient([sys.executable, "-c", SERVE], era, environment=environment, errors=tmp_path / "stderr") as server:
+        assert server.startup > 0  # it has answered
+    imported = set(json.loads((tmp_path / "stderr").read_text().splitlines()[-1]))
+    assert {"mcp", "quarterdeck"} <= imported
+    assert imported & HEAVY == set()

@@ -1,0 +1,173 @@
+"""Agents without processes, so that tests can hold every step by an event; everything else is real."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.runs.base import Agent, ProcessId
+from quarterdeck.storage.runs.sqlite import SqliteRunStore
+from quarterdeck.tools.agents.builtin.base import AgentType
+from quarterdeck.tools.agents.orchestrator import Orchestrator, SpawnRequest
+from quarterdeck.tools.agents.runners.base import (
+    AgentDiedError,
+    AgentSpec,
+    CallDeck,
+    Outcome,
+    Usage,
+    Work,
+    WorkCancelledError,
+)
+from quarterdeck.tools.agents.tracker import Tracker
+from quarterdeck.tools.memory.service import MemoryService
+from quarterdeck.tools.queries.manager import QueryManager
+from tests.clock import ManualClock
+
+OWNER = ProcessId("host", "boot", 10, 1.5)
+WORKER = AgentType("worker", "Worker", "works", {}, owns=frozenset({"work"}))
+
+
+class FakeAgent:
+    """Does its work when `finish` is called."""
+
+    def __init__(self, call: CallDeck) -> None:
+        self.call = call
+        self.process = ProcessId("host", "boot", 11, 2.5)
+        self.paused = False
+        self.obedient = True
+        self.started = asyncio.Event()
+        self.can_pause = True
+        self._work: asyncio.Future[Any] | None = None
+        self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.work: Work | None = None
+
+    async def run(self, work: Work) -> Any:
+        if self._dead.done():
+            raise AgentDiedError(self._dead.result())
+        self.work, self._work = work, asyncio.get_running_loop().create_future()
+        self.started.set()
+        try:
+            return await self._work
+        finally:
+            self.work = self._work = None
+            self.started.clear()
+
+    def finish(self, result: Any = "done") -> None:
+        assert self._work is not None
+        self._work.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        assert self._work is not None
+        self._work.set_exception(error)
+
+    async def cancel(self, work_id: str) -> None:
+        if self.obedient:
+            self.fail(WorkCancelledError(work_id))
+
+    async def pause(self) -> Outcome:
+        if not self.can_pause:
+            return {"status": "failed", "reason": "would not stand still"}
+        self.paused = True
+        return {"status": "applied", "effectiveAt": "now", "level": "freeze", "lossless": True}
+
+    async def resume(self) -> Outcome:
+        self.paused = False
+        return {"status": "applied", "effectiveAt": "now", "level": "freeze", "lossless": True}
+
+    async def end(self, grace: float) -> None:
+        self.die(f"ended within {grace}")
+
+    def die(self, reason: str) -> None:
+        if not self._dead.done():
+            self._dead.set_result(reason)
+        if self._work is not None and not self._work.done():
+            self._work.set_exception(AgentDiedError(reason))
+
+    async def wait(self) -> str:
+        return await asyncio.shield(self._dead)
+
+    def usage(self) -> Usage:
+        return Usage(1.0, 1000)
+
+
+class FakeRunner:
+    """Starts FakeAgents; `gate` holds starts, `failures` makes the next ones fail."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, FakeAgent] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failures = 0
+        self.starting: list[str] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self.order: list[str] = []
+        self.entered = asyncio.Condition()
+
+    async def start(self, spec: AgentSpec, call: CallDeck) -> FakeAgent:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.order.append(spec.name)
+        self.starting.append(spec.name)
+        async with self.entered:
+            self.entered.notify_all()
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+            if self.failures > 0:
+                self.failures -= 1
+                raise AgentDiedError("did not get ready")
+            agent = self.agents[spec.name] = FakeAgent(call)
+            return agent
+        finally:
+            self.at_once -= 1
+            self.starting.remove(spec.name)
+
+    async def until_starting(self, count: int) -> None:
+        """Wait until `count` starts are held at the gate."""
+        async with self.entered:
+            await self.entered.wait_for(lambda: len(self.starting) >= count)
+
+
+class Bridge:
+    """An orchestrator and what it stands on."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.clock = ManualClock()
+        self.runner = FakeRunner()
+        self.runs = SqliteRunStore(folder / "runs.db")
+        self._memory_store = SqliteMemoryStore(folder / "memory.db")
+        self.memory = MemoryService(self._memory_store, self.clock, default_ttl=60, restore_window=0)
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.tracker = Tracker(self.memory, self.clock)
+        self.orchestrator = Orchestrator(
+            runs=self.runs,
+            tracker=self.tracker,
+            clock=self.clock,
+            runner=self.runner,
+            types={"worker": WORKER},
+            call_deck=self.call,
+            owner=OWNER,
+            **options,
+        )
+        self.queries = QueryManager(
+            runs=self.runs, orchestrator=self.orchestrator, tracker=self.tracker, clock=self.clock
+        )
+
+    async def spawn(self, name: str = "w0", **options: Any) -> tuple[Agent, FakeAgent]:
+        """One agent that is ready, and the fake behind it."""
+        [result] = await self.orchestrator.spawn([SpawnRequest("worker", name, **options)])
+        assert result.agent is not None
+        return result.agent, self.runner.agents[name]
+
+    async def call(self, tool: str, arguments: dict[str, Any]) -> Any:
+        self.calls.append((tool, arguments))
+        return {"success": True}
+
+    async def close(self) -> None:
+        await self.orchestrator.close()
+        await self.queries.close()
+        await self.runs.close()
+        await self._memory_store.close()

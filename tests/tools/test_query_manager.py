@@ -1,0 +1,249 @@
+"""Queries over agents without processes: states, controls, and what happens when they meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError
+from quarterdeck.storage.runs.base import ProcessId, Query
+from quarterdeck.tools.agents.runners.base import WorkError
+from tests.tools.fakes import Bridge, FakeAgent
+from tests.until import until
+
+
+@pytest.fixture
+async def bridge(tmp_path: Path) -> AsyncGenerator[Bridge]:
+    bridge = Bridge(tmp_path)
+    yield bridge
+    await bridge.close()
+
+
+async def run_one(bridge: Bridge) -> tuple[Query, FakeAgent]:
+    agent, fake = await bridge.spawn()
+    query = await bridge.queries.start(agent.id, "work", query_id="q")
+    await fake.started.wait()
+    return query, fake
+
+
+async def ignore(_rows: Sequence[Query]) -> None:
+    return None
+
+
+async def finished(bridge: Bridge, *query_ids: str) -> list[Query]:
+    return list(await bridge.queries.wait(query_ids, 20, ignore))
+
+
+async def test_a_query_runs_and_its_result_is_kept_and_tracked(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    assert query.status == "running"
+    assert fake.work is not None
+    fake.work.on_progress({"done": 1, "total": 2, "message": "half"})
+    bridge.clock.advance(1.5)
+    fake.finish({"answer": 42})
+    [row] = await finished(bridge, "q")
+    assert (row.status, row.result, row.active_ms(bridge.clock.now())) == ("completed", {"answer": 42}, 1500)
+    assert await bridge.runs.get_query("q") == row
+    record = await bridge.memory.retrieve("agent-activities", f"agent-{query.agent_id}-complete")
+    assert record is not None
+    assert {key: record.value[key] for key in ("status", "outcome", "error", "duration", "agentType")} == {
+        "status": "success",
+        "outcome": "completed",
+        "error": None,
+        "duration": 1500,
+        "agentType": "worker",
+    }
+    [note] = (await bridge.memory.list("wiki-notifications")).entries
+    assert note.value["type"] == "agent-completion"
+
+
+async def test_queries_of_one_agent_run_one_after_another(bridge: Bridge) -> None:
+    first, fake = await run_one(bridge)
+    second = await bridge.queries.start(first.agent_id, "more", query_id="second")
+    assert second.status == "queued"
+    fake.finish(1)
+    await finished(bridge, "q")
+    await fake.started.wait()
+    assert second.status == "running"
+    fake.finish(2)
+    assert [row.result for row in await finished(bridge, "q", "second")] == [1, 2]
+
+
+async def test_a_failed_query_leaves_the_agent_ready_for_the_next(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    fake.fail(WorkError("no such capability"))
+    [row] = await finished(bridge, "q")
+    assert (row.status, row.error) == ("failed", "no such capability")
+    await bridge.queries.start(query.agent_id, "again", query_id="again")
+    await fake.started.wait()
+    fake.finish("fine")
+    assert (await finished(bridge, "again"))[0].result == "fine"
+
+
+async def test_the_death_of_an_agent_fails_its_queries(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    await bridge.queries.start(query.agent_id, "queued", query_id="queued")
+    fake.die("killed by somebody")
+    rows = await finished(bridge, "q", "queued")
+    assert [row.status for row in rows] == ["failed", "failed"]
+    assert "killed by somebody" in str(rows[0].error)
+    assert rows[1].started_at is None
+
+
+async def test_stopping_an_agent_terminates_its_queries(bridge: Bridge) -> None:
+    query, _ = await run_one(bridge)
+    await bridge.orchestrator.stop([query.agent_id], grace=0)
+    [row] = await finished(bridge, "q")
+    assert row.status == "terminated"
+
+
+async def test_pause_and_resume_take_effect_are_repeatable_and_leave_out_paused_time(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    bridge.clock.advance(2)
+    outcome = await bridge.queries.control("q", "pause", actor="client")
+    assert (outcome.get("status"), outcome.get("level"), outcome.get("lossless")) == ("applied", "freeze", True)
+    assert (query.status, fake.paused) == ("paused", True)
+    assert (await bridge.queries.control("q", "pause", actor="client")).get("reason") == "it was paused before"
+    bridge.clock.advance(100)
+    assert query.active_ms(bridge.clock.now()) == 2000
+    assert (await bridge.queries.control("q", "resume", actor="client")).get("status") == "applied"
+    assert (query.status, fake.paused) == ("running", False)
+    assert (await bridge.queries.control("q", "resume", actor="client")).get("reason") == "it was running before"
+    bridge.clock.advance(3)
+    fake.finish()
+    [row] = await finished(bridge, "q")
+    assert row.active_ms(bridge.clock.now()) == 5000
+    audit = await bridge.queries.audit("q")
+    assert [(entry.action, entry.before, entry.after) for entry in audit] == [
+        ("pause", "running", "paused"),
+        ("pause", "paused", "paused"),
+        ("resume", "paused", "running"),
+        ("resume", "running", "running"),
+    ]
+
+
+async def test_a_result_that_was_on_its_way_waits_for_the_resume(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    await bridge.queries.control("q", "pause", actor="client")
+    fake.finish("early")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert query.status == "paused"
+    await bridge.queries.control("q", "resume", actor="client")
+    [row] = await finished(bridge, "q")
+    assert (row.status, row.result) == ("completed", "early")
+
+
+async def test_a_pause_that_was_not_seen_to_work_is_failed_and_the_query_runs_on(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    fake.can_pause = False
+    outcome = await bridge.queries.control("q", "pause", actor="client")
+    assert outcome.get("status") == "failed"
+    assert query.status == "running"
+    fake.finish()
+    assert (await finished(bridge, "q"))[0].status == "completed"
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_terminate_keeps_an_agent_that_lets_go(bridge: Bridge, paused: bool) -> None:
+    query, fake = await run_one(bridge)
+    if paused:
+        await bridge.queries.control("q", "pause", actor="client")
+    outcome = await bridge.queries.control("q", "terminate", actor="client")
+    assert outcome.get("status") == "applied"
+    assert outcome.get("observed") == {"status": "terminated", "agent": "idle"}
+    assert not fake.paused
+    again = await bridge.queries.control("q", "terminate", actor="client")
+    assert again.get("reason") == "it was terminated before"
+    record = await bridge.memory.retrieve("agent-activities", f"agent-{query.agent_id}-complete")
+    assert record is not None
+    assert record.value["status"] == "failure"
+
+
+async def test_terminate_ends_an_agent_that_does_not_let_go(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quarterdeck.tools.queries.manager.TERMINATE_GRACE", 0.01)
+    _, fake = await run_one(bridge)
+    fake.obedient = False
+    outcome = await bridge.queries.control("q", "terminate", actor="client")
+    assert outcome.get("observed") == {"status": "terminated", "agent": "stopped"}
+
+
+async def test_terminating_a_queued_query_never_starts_it(bridge: Bridge) -> None:
+    first, fake = await run_one(bridge)
+    await bridge.queries.start(first.agent_id, "more", query_id="second")
+    outcome = await bridge.queries.control("second", "terminate", actor="client")
+    assert outcome.get("status") == "applied"
+    fake.finish()
+    rows = await finished(bridge, "q", "second")
+    assert [row.status for row in rows] == ["completed", "terminated"]
+    assert rows[1].started_at is None
+
+
+async def test_a_control_that_the_state_does_not_allow_says_what_is_possible(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    await bridge.queries.start(query.agent_id, "more", query_id="second")
+    with pytest.raises(ConflictError, match="second is queued; possible now: terminate"):
+        await bridge.queries.control("second", "pause", actor="client")
+    fake.finish()
+    await finished(bridge, "q")
+    with pytest.raises(ConflictError, match="q is completed; nothing can be controlled"):
+        await bridge.queries.control("q", "pause", actor="client")
+    with pytest.raises(NotFoundError, match="no query 'nothing'"):
+        await bridge.queries.control("nothing", "pause", actor="client")
+    await fake.started.wait()
+    fake.finish()
+
+
+async def test_a_query_of_another_server_is_refused_with_its_owner(bridge: Bridge) -> None:
+    gone = ProcessId("host", "an earlier boot", 77, 1.0)
+    await bridge.runs.add_query(Query("far", "a", "worker", "p", gone, 1, status="running"))
+    with pytest.raises(ConflictError, match=r"lost its server \(pid 77\)"):
+        await bridge.queries.control("far", "pause", actor="client")
+
+
+async def test_a_taken_id_and_a_wider_mode_are_refused(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    with pytest.raises(ConflictError, match="'q' is taken"):
+        await bridge.queries.start(query.agent_id, "again", query_id="q")
+    with pytest.raises(DeniedError, match="acceptEdits is wider than the agent's default"):
+        await bridge.queries.start(query.agent_id, "again", permission_mode="acceptEdits")
+    fake.finish()
+
+
+async def test_a_query_may_lower_the_rights_of_its_agent_for_its_time(bridge: Bridge) -> None:
+    agent, fake = await bridge.spawn()
+    await bridge.queries.start(agent.id, "look", query_id="look", permission_mode="plan")
+    await fake.started.wait()
+    write = {"action": "store", "namespace": "work", "key": "k", "value": 1}
+    with pytest.raises(DeniedError):
+        await fake.call("memory_usage", write)
+    fake.finish()
+    await finished(bridge, "look")
+    await fake.call("memory_usage", write)
+
+
+async def test_wait_ends_with_the_last_query_or_with_the_time(bridge: Bridge) -> None:
+    _, fake = await run_one(bridge)
+    [row] = await bridge.queries.wait(["q"], 0.01, ignore)
+    assert row.status == "running"
+    waiting = asyncio.create_task(finished(bridge, "q"))
+    await asyncio.sleep(0)
+    fake.finish()
+    assert [row.status for row in await waiting] == ["completed"]
+    with pytest.raises(NotFoundError):
+        await bridge.queries.wait(["q", "nothing"], 1, ignore)
+
+
+async def test_progress_reaches_the_disk_with_the_next_tick(bridge: Bridge) -> None:
+    _, fake = await run_one(bridge)
+    assert fake.work is not None
+    fake.work.on_progress({"done": 1, "total": 4, "message": "one"})
+    await bridge.queries.tick()
+    row = await bridge.runs.get_query("q")
+    assert row is not None
+    assert row.progress == {"done": 1, "total": 4, "message": "one"}
+    fake.finish()
+    await until(lambda: not bridge.queries.live)

@@ -1,0 +1,131 @@
+"""The agent types that come with the deck, and the crews that they form. A capability is listed only if it is built."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from .base import AgentType, Capability, CrewMember, Field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SOURCE = {
+    "upload": Field("text"),
+    "uploads": Field("list of texts"),
+    "text": Field("text"),
+    "title": Field("text"),
+}
+_QUERY = {"query": Field("text", needed=True), "limit": Field("number from 1")}
+_SEARCH = {**_QUERY, "collection": Field("text")}
+
+_DOCUMENTS = frozenset({"documents"})
+_FINDINGS = frozenset({"findings"})
+
+_TYPES = (
+    AgentType(
+        "researcher",
+        "Document Analyzer",
+        "Figures, key terms and summaries of documents; indexes them and finds what they share.",
+        {
+            "analyze_document": Capability("researcher.analyze_document", _SOURCE),
+            "index_document": Capability("researcher.index_document", _SOURCE),
+            "compare_documents": Capability(
+                "researcher.compare_documents", {"uploads": Field("list of texts", needed=True)}
+            ),
+        },
+        owns=_DOCUMENTS,
+    ),
+    AgentType(
+        "coder",
+        "Code Extractor",
+        "The code blocks of documents, their languages, whether Python parses, and the shell commands.",
+        {"extract_code": Capability("coder.extract_code", _SOURCE)},
+        owns=_DOCUMENTS,
+    ),
+    AgentType(
+        "tester",
+        "Quality Validator",
+        "Concrete defects of documents with line numbers, and a verdict.",
+        {"validate_document": Capability("tester.validate_document", _SOURCE)},
+        owns=_DOCUMENTS,
+    ),
+    AgentType(
+        "reviewer",
+        "Content Reviewer",
+        "Readability of documents and comments on their wording.",
+        {"review_document": Capability("reviewer.review_document", _SOURCE)},
+        owns=_DOCUMENTS,
+    ),
+    AgentType(
+        "system-architect",
+        "Structure Analyzer",
+        "Section trees and link maps of documents, and their references to each other.",
+        {"map_structure": Capability("architect.map_structure", _SOURCE)},
+        owns=_DOCUMENTS,
+    ),
+    AgentType(
+        "query_specialist",
+        "qdrant_query_agent",
+        "Searches over one or several vector collections.",
+        {
+            "semantic_search": Capability("retrieval.semantic_search", {**_SEARCH, "filter": Field("object")}),
+            "multi_collection_query": Capability(
+                "retrieval.multi_collection_query",
+                {**_QUERY, "collections": Field("list of texts"), "filter": Field("object")},
+            ),
+            "context_expansion": Capability(
+                "retrieval.context_expansion", {**_SEARCH, "radius": Field("number from 1")}
+            ),
+            "wave_filtering": Capability(
+                "retrieval.wave_filtering",
+                {
+                    "query": Field("text", needed=True),
+                    "filter": Field("object", needed=True),
+                    "enough": Field("number from 1"),
+                    "collection": Field("text"),
+                },
+            ),
+        },
+        priority="high",
+        plain="query",
+    ),
+    AgentType(
+        "memory_coordinator",
+        "qdrant_memory_agent",
+        "Keeps what agents have found out, finds it again, and merges where they disagree.",
+        {
+            "finding_storage": Capability(
+                "findings.finding_storage",
+                {"finding": Field("text", needed=True), "topic": Field("text"), "evidence": Field("text")},
+            ),
+            "experience_retrieval": Capability("findings.experience_retrieval", {**_QUERY, "topic": Field("text")}),
+            "conflict_resolution": Capability(
+                "findings.conflict_resolution",
+                {
+                    "key": Field("text", needed=True),
+                    "base": Field("object", needed=True),
+                    "value": Field("object", needed=True),
+                    "namespace": Field("text"),
+                    "prefer": Field("text"),
+                },
+            ),
+            "cross_agent_learning": Capability("findings.cross_agent_learning", {"topic": Field("text")}),
+        },
+        owns=_FINDINGS,
+        priority="high",
+        plain="finding",
+    ),
+)
+
+TYPES: Mapping[str, AgentType] = MappingProxyType({agent_type.name: agent_type for agent_type in _TYPES})
+
+CREWS: Mapping[str, tuple[CrewMember, ...]] = MappingProxyType(
+    {
+        "documents": tuple(
+            CrewMember(name, TYPES[name].title, TYPES[name].priority)
+            for name in ("researcher", "coder", "tester", "reviewer", "system-architect")
+        )
+    }
+)
+"""Crew -> its members. A crew is here once all its types are built."""
