@@ -22,7 +22,7 @@ async def main(document: Path) -> None:
 
         async def call(tool: str, **arguments: Any) -> dict[str, Any]:
             result = await client.call_tool(tool, arguments)
-            answer = result.structured_content or {}
+            answer: dict[str, Any] = result.structured_content or {}
             if result.is_error:
                 raise SystemExit(answer.get("error", "the call failed"))
             return answer

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
+from typing import Any
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import CallToolResult, InputRequiredResult
 
 from .deck import Deck
 
@@ -28,6 +31,26 @@ class DeckServer(MCPServer[None]):
             tools=list(deck.tools.values()),
             log_level=deck.settings.log_level,
         )
+        self._deck = deck
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Serve one call and time it.
+
+        Raises:
+            ToolError: there is no such tool; the text lists those that there are.
+        """
+        if name not in self._deck.tools:
+            raise ToolError(f"unknown tool {name!r} (tools: {', '.join(self._deck.tools)})")
+        clock = self._deck.clock
+        began, failed = clock.monotonic(), True
+        try:
+            result = await super().call_tool(name, arguments, context)
+            failed = isinstance(result, CallToolResult) and bool(result.is_error)
+            return result
+        finally:
+            self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
 
     async def run_stdio_async(self) -> None:
         """Serve stdin and stdout until the client closes them."""

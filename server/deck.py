@@ -24,7 +24,7 @@ from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
-from quarterdeck.tools.agents.tracker import Tracker, iso
+from quarterdeck.tools.agents.tracker import Tracker
 from quarterdeck.tools.contract import DeckTool
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
@@ -32,13 +32,14 @@ from quarterdeck.tools.queries.manager import QueryManager
 from quarterdeck.tools.queries.optimizer import Optimizer
 from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
-from quarterdeck.tools.status.tool import StatusAnswer, status_tools
+from quarterdeck.tools.status.meter import CallMeter
+from quarterdeck.tools.status.tool import StatusTools, status_tools
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 
-from .config import Settings
+from .config import Settings, environment_name
 
 if TYPE_CHECKING:  # they import numpy and FAISS, which most sessions do not need at their start
     from quarterdeck.storage.vectors.base import VectorStore
@@ -56,6 +57,7 @@ class Deck:
     settings: Settings
     clock: Clock
     tools: Mapping[str, DeckTool]
+    meter: CallMeter
 
 
 class _Silent:
@@ -128,25 +130,23 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.push_async_callback(orchestrator.close)
         optimizer = Optimizer(queries, clock, enabled=settings.feature_adaptive_opt)
         stack.push_async_callback(optimizer.stop)
-        began = clock.monotonic()
-
-        async def report() -> StatusAnswer:
-            return {
-                "success": True,
-                "time": iso(clock.now()),
-                "version": version("quarterdeck"),
-                "pid": os.getpid(),
-                "uptimeSeconds": round(clock.monotonic() - began, 3),
+        meter = CallMeter()
+        status = StatusTools(
+            version=version("quarterdeck"),
+            about={
                 "backends": {"memory": "sqlite", "runs": "sqlite", "objects": "local", "vectors": "faiss"},
                 "flags": {
-                    "FEATURE_PARALLEL_SPAWNING": settings.feature_parallel_spawning,
-                    "FEATURE_QUERY_CONTROL": settings.feature_query_control,
-                    "FEATURE_ADAPTIVE_OPT": settings.feature_adaptive_opt,
+                    environment_name(name): getattr(settings, name)
+                    for name in Settings.model_fields
+                    if name.startswith("feature_")
                 },
                 "limits": {"agentsMaxAlive": settings.agents_max_alive},
-                "caches": {},
-                "performance": {},
-            }
+            },
+            orchestrator=orchestrator,
+            queries=queries,
+            meter=meter,
+            clock=clock,
+        )
 
         families = [
             memory_tools(memory),
@@ -157,7 +157,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             upload_tools(uploads),
             vector_tools(vectors),
             optimizer_tools(optimizer),
-            status_tools(report),
+            status_tools(status),
         ]
         tools.update({tool.name: tool for family in families for tool in family})
 
@@ -167,7 +167,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             await optimizer.start()
         heartbeat = asyncio.create_task(_beat(orchestrator, queries))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, clock, tools)
+        yield Deck(settings, clock, tools, meter)
 
 
 async def _beat(orchestrator: Orchestrator, queries: QueryManager) -> None:

@@ -26,7 +26,8 @@ def main() -> int:
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{platform.python_implementation()} {platform.python_version()}, mcp {version('mcp')}\n"
-        "Ratios of the time taken, ours by the bare server's, measured side by side: 0.5 is half, lower is better.\n"
+        "Ratio: the time ours takes by the time the bare server takes (0.5 is half), measured in turns in one run;\n"
+        "the median over neighbouring turns (CPU: of the whole run), steadier than the two medians beside it.\n"
     )
     figures: list[Figure] = []
     for name in [only] if only else BENCHES:

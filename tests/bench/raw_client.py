@@ -43,6 +43,7 @@ class RawClient:
         self._command = command
         self._era: Era = era
         self._environment = {**os.environ, **environment}
+        self._environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
         self._errors = errors
         self._last_id = 0
         self._buffer = b""
@@ -67,17 +68,19 @@ class RawClient:
         assert self._process.stdout is not None
         self._to_server = self._process.stdin.fileno()
         self._from_server = self._process.stdout.fileno()
-        os.write(self._to_server, greeting)
-        answer = self._read_line()
-        self.startup = perf_counter() - began
-        _result(answer)
-        if self._era == "legacy":
-            os.write(self._to_server, b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        try:
+            os.write(self._to_server, greeting)
+            answer = self._read_line()
+            self.startup = perf_counter() - began
+            _result(answer)
+            if self._era == "legacy":
+                os.write(self._to_server, b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+        except BaseException:
+            self.close()
+            raise
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Close the pipes as a client does, and wait for the server's end."""
         with self._process:
             assert self._process.stdin is not None
@@ -86,6 +89,11 @@ class RawClient:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def pid(self) -> int:

@@ -79,7 +79,7 @@ async def test_upserts_and_searches_side_by_side_see_every_acknowledged_point(tm
     async with loaded_server(tmp_path) as (deck, _):
         found = await in_flight(16, lambda n: upsert_and_search(deck, n), 200)
         best = [answer["results"][0][0] for answer in found]
-        assert [(hit["id"], hit["payload"]) for hit in best] == [(f"p{n}", {"number": n}) for n in range(200)]
+        assert [(hit["id"], hit["payload"]["number"]) for hit in best] == [(f"p{n}", n) for n in range(200)]
         everything = await deck.call("vector_search", collection="reports", query="harbour", limit=500)
         assert {hit["id"] for hit in everything["results"][0]} == {f"p{n}" for n in range(200)}
 

@@ -13,6 +13,7 @@ from quarterdeck.server.config import Settings
 from quarterdeck.server.deck import Deck
 from quarterdeck.storage.clock import SystemClock
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, deck_tool
+from quarterdeck.tools.status.meter import CallMeter
 
 
 class EchoArguments(Arguments):
@@ -53,4 +54,4 @@ def _tools() -> dict[str, DeckTool]:
 
 
 if __name__ == "__main__":
-    anyio.run(DeckServer(Deck(Settings(), SystemClock(), _tools())).run_stdio_async)
+    anyio.run(DeckServer(Deck(Settings(), SystemClock(), _tools(), CallMeter())).run_stdio_async)

@@ -227,7 +227,11 @@ async def test_closing_lets_an_abandoned_write_end(path: Path, clock: ManualCloc
 
 async def test_the_file_is_private(open_store: Open, path: Path) -> None:
     await (await open_store()).create("c", 2)
-    assert path.stat().st_mode & 0o777 == 0o600
+    assert mode_of(path) == 0o600
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
 
 
 async def test_a_file_of_a_newer_program_is_refused(open_store: Open, path: Path, clock: ManualClock) -> None:
@@ -240,9 +244,13 @@ async def test_a_file_of_a_newer_program_is_refused(open_store: Open, path: Path
 
 
 async def test_a_file_that_is_no_database_is_refused(path: Path, clock: ManualClock) -> None:
-    path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(StorageError, match="vectors.db"):
+    spoil(path)
+    with pytest.raises(StorageError, match="not a database"):
         await FaissVectorStore.open(path, clock)
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(b"no database at all" * 100)
 
 
 async def test_a_failing_disk_is_told_and_keeps_nothing(open_store: Open, path: Path) -> None:

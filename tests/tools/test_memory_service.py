@@ -339,6 +339,7 @@ async def test_any_json_under_any_name_comes_back_the_same(
         service = MemoryService(store, ManualClock(), WEEK, DAY)
         stored = await service.store(namespace, key, value, ttl=ttl)
         read = await service.retrieve(namespace, key)
+        assert read is not None
         assert read == stored
         assert json.dumps(read.value) == json.dumps(value)
         assert [entry.key for entry in (await service.list(namespace, prefix=key)).entries] == [key]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
-from mcp_types import TextContent
+from mcp_types import CallToolResult, TextContent
 
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.tools.memory.service import MemoryService
@@ -23,25 +23,31 @@ ACTIONS = ["store", "retrieve", "list", "search", "delete", "touch", "restore", 
 class Memory:
     """The tool in the hands of a client, which checks each answer against the output schema."""
 
-    def __init__(self, client: Client, clock: ManualClock) -> None:
-        self.client = client
+    def __init__(self, service: MemoryService, clock: ManualClock) -> None:
+        self.service = service
+        self.server = MCPServer(tools=[*memory_tools(service)])
         self.clock = clock
 
-    async def __call__(self, action: str, **arguments: Any) -> dict[str, Any]:
-        result = await self.client.call_tool("memory_usage", {"action": action, **arguments})
-        assert not result.is_error, result.content
-        answer: dict[str, Any] = result.structured_content or {}
+    async def call(self, arguments: dict[str, Any]) -> tuple[CallToolResult, str, dict[str, Any]]:
+        """The result, its text and its structured content, which say the same."""
+        async with Client(self.server) as client:
+            result = await client.call_tool("memory_usage", arguments)
         [block] = result.content
         assert isinstance(block, TextContent)
-        assert json.loads(block.text) == answer
+        answer: dict[str, Any] = json.loads(block.text)
+        assert result.structured_content == answer
+        return result, block.text, answer
+
+    async def __call__(self, action: str, **arguments: Any) -> dict[str, Any]:
+        result, text, answer = await self.call({"action": action, **arguments})
+        assert not result.is_error, text
         assert answer["success"] is True
         assert answer["action"] == action
         return answer
 
     async def refused(self, **arguments: Any) -> str:
-        result = await self.client.call_tool("memory_usage", arguments)
+        result, _, answer = await self.call(arguments)
         assert result.is_error
-        answer: dict[str, Any] = result.structured_content or {}
         assert answer["success"] is False
         return str(answer["error"])
 
@@ -50,9 +56,7 @@ class Memory:
 async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
     clock = ManualClock()
     store = SqliteMemoryStore(tmp_path / "memory.db")
-    service = MemoryService(store, clock, 604_800, 86_400)
-    async with Client(MCPServer(tools=[*memory_tools(service)])) as client:
-        yield Memory(client, clock)
+    yield Memory(MemoryService(store, clock, 604_800, 86_400), clock)
     await store.close()
 
 
@@ -120,7 +124,7 @@ async def test_wildcards_are_plain_characters(memory: Memory) -> None:
 
 async def test_listing_goes_past_a_hundred(memory: Memory) -> None:
     for number in range(120):
-        await memory("store", key=f"k{number:03}", value=number)
+        await memory.service.store("default", f"k{number:03}", number)
     assert (await memory("list", limit=500))["count"] == 120
     first = await memory("list", limit=70, includeValues=False)
     assert "value" not in first["entries"][0]
@@ -131,14 +135,14 @@ async def test_listing_goes_past_a_hundred(memory: Memory) -> None:
 
 @pytest.mark.parametrize("limit", [300, 600, 2_000])
 async def test_an_answer_keeps_its_token_limit(memory: Memory, limit: int) -> None:
+    namespace = '"\\' * 9
     for number in range(30):
-        await memory("store", namespace='"\\' * 9, key=f'"漢\\{number}', value=["\x01é\n" * number, 1e-7])
-    for call in ({"action": "list"}, {"action": "search", "query": str(1)}):
-        result = await memory.client.call_tool("memory_usage", {**call, "namespace": '"\\' * 9, "maxTokens": limit})
-        [block] = result.content
-        assert isinstance(block, TextContent)
-        assert len(block.text.encode()) <= 4 * limit
-    assert "notice" in await memory("list", namespace='"\\' * 9, maxTokens=limit)
+        await memory.service.store(namespace, f'"漢\\{number}', ["\x01é\n" * number, 1e-7])
+    for call in ({"action": "list"}, {"action": "search", "query": "1"}):
+        _, text, answer = await memory.call({**call, "namespace": namespace, "maxTokens": limit})
+        assert len(text.encode()) <= 4 * limit
+        assert 1 <= answer["count"] < 30
+        assert "nextCursor" in answer["notice"]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +185,8 @@ async def test_bad_calls_say_what_is_wrong(memory: Memory, arguments: dict[str, 
 
 
 async def test_the_schema_lists_what_is_built(memory: Memory) -> None:
-    [tool] = (await memory.client.list_tools()).tools
+    async with Client(memory.server) as client:
+        [tool] = (await client.list_tools()).tools
     assert tool.input_schema["properties"]["action"]["enum"] == ACTIONS
     assert tool.input_schema["required"] == ["action"]
     assert len(tool.model_dump_json(by_alias=True, exclude_none=True)) < 2_400

@@ -23,14 +23,14 @@ _CODE_SPAN = re.compile(r"(?<!`)(`{1,3})(?!`)(.{1,1000}?)(?<!`)\1(?!`)", re.S)
 _COMMENT = re.compile(r"<!--.{0,5000}?-->", re.S)
 _DESTINATION = r"\(\s{0,5}<?((?:[^\s<>()]|\([^\s<>()]{0,200}\)){0,2000})>?(?:\s{1,5}[\"'][^\"\n]{0,300}[\"'])?\s{0,5}\)"
 _IMAGE = re.compile(r"!\[([^\]]{0,500})\]" + _DESTINATION)
-_LINK = re.compile(r"(?<!\\)\[([^\[\]]{0,1000})\]" + _DESTINATION)
-_REFERENCE = re.compile(r"(!?)(?<![\w\]\\])\[([^\[\]]{1,500})\](?:\[([^\[\]]{0,300})\])?(?![\[(:])")
+_LINK = re.compile(r"\[([^\[\]]{0,1000})\]" + _DESTINATION)
+_REFERENCE = re.compile(r"(!?)(?<![\w\]])\[([^\[\]]{1,500})\](?:\[([^\[\]]{0,300})\])?(?![\[(:])")
 _AUTOLINK = re.compile(r"<(https?://[^\s<>]{1,2000}|mailto:[^\s<>]{1,300})>")
 _HTML_LINK = re.compile(r"<(a|img)\s[^<>]{0,1000}?(?:href|src)\s{0,3}=\s{0,3}[\"']([^\"'<>]{1,2000})[\"']", re.I)
 _HTML_ANCHOR = re.compile(r"<[a-z]\w{0,10}\s[^<>]{0,500}?\b(?:id|name)\s{0,3}=\s{0,3}[\"']([^\"'<>]{1,200})[\"']", re.I)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,1000}>")
 _EMPHASIS = re.compile(r"(?<![\w*])(?:\*{1,3}|_{1,3})(?=\S)|(?<=\S)(?:\*{1,3}|_{1,3})(?![\w*])|~~")
-_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+_ESCAPE = re.compile(r"(\\)([!-/:-@\[-`{-~])")
 _STASHED = re.compile(r"\x00(\d{1,9})\x00")
 
 
@@ -207,10 +207,13 @@ class _Inline:
             stash.append(match[2])
             return f"\x00{len(stash) - 1}\x00"
 
+        def restored(text: str) -> str:
+            return _STASHED.sub(lambda m: stash[int(m[1])], text)
+
         def add(match: re.Match[str], label: str, target: str, image: bool = False) -> str:
             number = line + match.string.count("\n", 0, match.start())
-            shown = _STASHED.sub(lambda m: stash[int(m[1])], " ".join(label.split()))
-            found[number, target] = Link(number, shown, target, image)
+            target = restored(target)
+            found[number, target] = Link(number, restored(" ".join(label.split())), target, image)
             return "\n" * label.count("\n") if image else label
 
         def reference(match: re.Match[str]) -> str:
@@ -228,7 +231,7 @@ class _Inline:
             add(match, "", match[2], image=match[1].lower() == "img")
             return match[0]
 
-        text = _CODE_SPAN.sub(put_away, raw.replace("\x00", ""))
+        text = _ESCAPE.sub(put_away, _CODE_SPAN.sub(put_away, raw.replace("\x00", "")))
         text = _COMMENT.sub(lambda m: "\n" * m[0].count("\n"), text)
         text = _IMAGE.sub(lambda m: add(m, m[1], m[2], image=True), text)
         text = _LINK.sub(lambda m: add(m, m[1], m[2]), text)
@@ -239,8 +242,7 @@ class _Inline:
         for link in bare_links(text, line):
             found.setdefault((link.line, link.target), link)
         self._document.links += sorted(found.values(), key=lambda link: link.line)
-        text = html.unescape(_ESCAPE.sub(r"\1", _EMPHASIS.sub("", text)))
-        return _STASHED.sub(lambda m: stash[int(m[1])], text)
+        return restored(html.unescape(_EMPHASIS.sub("", text)))
 
     def collect_anchors(self, text: str) -> None:
         """Note the places that HTML in the text names."""

@@ -100,7 +100,7 @@ def chunks(document: Document) -> Iterator[tuple[int, str]]:
     pieces += [(block.line, block.code) for block in markup.code]
     packed: list[str] = []
     first_line = size = 0
-    for line, text in _cut(sorted(pieces)):
+    for line, text in _cut(sorted(piece for piece in pieces if any(map(str.isalnum, piece[1])))):
         if packed and size + len(text) > CHUNK_CHARACTERS:
             yield first_line, "\n\n".join(packed)
             packed, size = [], 0
@@ -121,7 +121,7 @@ def _cut(pieces: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
             end = end if end > start else start + CHUNK_CHARACTERS
             yield line + text.count("\n", 0, start), text[start:end].strip()
             start = end
-        if rest := text[start:].strip():
+        if any(map(str.isalnum, rest := text[start:].strip())):
             yield line + text.count("\n", 0, start), rest
 
 

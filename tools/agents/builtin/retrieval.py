@@ -29,7 +29,7 @@ def collections(task: Task) -> list[str]:
     return [collection["collection"] for collection in listed["collections"]]
 
 
-def semanticsearch(task: Task) -> dict[str, Any]:
+def semantic_search(task: Task) -> dict[str, Any]:
     """Search one collection, and say which documents the hits come from: `{hits, documents}`, the best first."""
     prompt = task.prompt
     collection = prompt.get("collection", NAMESPACE)

@@ -22,7 +22,7 @@ _WORD_REFERENCE = re.compile(r"(?<![\w`/.:-])([A-Za-z][\w.+-]{0,100}?)_(?![\w_])
 _ROLE = re.compile(r":[\w:+-]{1,60}:`([^`]{1,500})`")
 _SUBSTITUTION = re.compile(r"\|([^|\s][^|\n]{0,100})\|_{0,2}")
 _EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}(?=\S)|(?<=\S)\*{1,2}(?![\w*])|`")
-_ESCAPE = re.compile(r"\\(?:\s|(.))")
+_ESCAPE = re.compile(r"\\(?:[^\S\n]|([^\s\x00]))")
 
 CODE_DIRECTIVES = {"code-block", "code", "sourcecode", "doctest", "testcode", "parsed-literal", "ipython"}
 SKIPPED_DIRECTIVES = {"raw", "contents", "toctree", "include", "literalinclude", "math", "role", "highlight"}
@@ -112,26 +112,22 @@ class _Scanner:
         indent, name, argument = len(match[1]), match[2].lower(), match[3].strip()
         body = self._at + 1
         end = self._block(body, indent)
+        while body < end and (option := _OPTION.match(self._lines[body])):
+            if name in IMAGE_DIRECTIVES and option[1] == "target":
+                target = self._lines[body][option.end() :].strip()
+                self._document.links.append(Link(body + 1, argument, target))
+            body += 1
         if name in IMAGE_DIRECTIVES:
             self._document.links.append(Link(self._at + 1, name, argument, image=True))
-            for number in range(body, end):
-                if self._lines[number].strip().startswith(":target:"):
-                    target = self._lines[number].split(":target:", 1)[1].strip()
-                    self._document.links.append(Link(number + 1, argument, target))
-        while body < end and _OPTION.match(self._lines[body]):
-            body += 1
-        if name in CODE_DIRECTIVES and body < end:
+        elif name in CODE_DIRECTIVES and body < end:
             language = "python" if name in ("doctest", "testcode", "ipython") else argument.lower() or None
             self._add_code(body, end, "directive", language)
-        elif name in PROSE_DIRECTIVES:
-            if argument:
-                self._add_paragraph(argument, self._at + 1, "paragraph")
-            self._at = body  # the body is read like any other text
-            return True
-        elif name not in SKIPPED_DIRECTIVES | IMAGE_DIRECTIVES | CODE_DIRECTIVES:
-            self._at = body
-            return True
-        self._at = max(end, self._at + 1)
+        elif name not in SKIPPED_DIRECTIVES | CODE_DIRECTIVES:  # what is in it is read like any other text
+            end = body
+            if argument and name in PROSE_DIRECTIVES:  # the first line of that text
+                end = body - 1
+                self._lines[end] = " " * (indent + 1) + argument
+        self._at = end
         return True
 
     def _explicit(self, line: str) -> bool:
@@ -209,7 +205,7 @@ class _Scanner:
             return line + match.string.count("\n", 0, match.start())
 
         def put_away(match: re.Match[str]) -> str:
-            stash.append(match[1])
+            stash.append(match[1] or "")
             return f"\x00{len(stash) - 1}\x00"
 
         def link(match: re.Match[str]) -> str:
@@ -226,12 +222,12 @@ class _Scanner:
                 self._references.append((number(match), " ".join(match[1].split()), match.re is _PHRASE_REFERENCE))
             return match[1]
 
-        text = _CODE_SPAN.sub(put_away, raw.replace("\x00", ""))
+        text = _ESCAPE.sub(put_away, _CODE_SPAN.sub(put_away, raw.replace("\x00", "")))
         text = _ROLE.sub(lambda m: m[1].split("<")[0].strip().lstrip("~"), text)
         text = _PHRASE_REFERENCE.sub(reference, _LINK.sub(link, text))
         self._document.links += bare_links(text, line)
         text = _SUBSTITUTION.sub("", text)
-        text = _ESCAPE.sub(r"\1", _EMPHASIS.sub("", _WORD_REFERENCE.sub(reference, text)))
+        text = _EMPHASIS.sub("", _WORD_REFERENCE.sub(reference, text))
         return re.sub(r"\x00(\d{1,9})\x00", lambda m: stash[int(m[1])], text)
 
 

@@ -1,0 +1,298 @@
+"""The vector tools as a client sees them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from mcp import Client
+from mcp.server.mcpserver import MCPServer
+from mcp_types import TextContent
+
+from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.vectors.base import VectorStore
+from quarterdeck.storage.vectors.faiss import FaissVectorStore
+from quarterdeck.tools.vectors.embedders.base import Embedder
+from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
+from quarterdeck.tools.vectors.service import VectorService
+from quarterdeck.tools.vectors.tool import MAX_POINTS, MAX_QUERIES, vector_tools
+from tests.clock import ManualClock
+from tests.docstrings import docstrings
+
+PLANE: list[dict[str, Any]] = [
+    {"id": "east", "vector": [1, 0], "payload": {"n": 1}},
+    {"id": "north", "vector": [0, 1], "payload": {"n": 2}},
+    {"id": "west", "vector": [-1, 0.0]},
+]
+
+
+class Deck:
+    """Calls a server that has only these tools, and checks each answer against the published schema."""
+
+    def __init__(self, client: Client, schemas: dict[str, Any], clock: ManualClock) -> None:
+        self.client = client
+        self.clock = clock
+        self._schemas = schemas
+
+    async def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        is_error, answer = await self._call(tool, arguments)
+        assert not is_error, answer
+        assert answer["success"] is True
+        jsonschema.validate(answer, self._schemas[tool])
+        return answer
+
+    async def refusal(self, tool: str, **arguments: Any) -> str:
+        is_error, answer = await self._call(tool, arguments)
+        assert is_error, answer
+        assert answer["success"] is False
+        text: str = answer["error"]
+        return text
+
+    async def _call(self, tool: str, arguments: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+        result = await self.client.call_tool(tool, arguments)
+        (text,) = result.content
+        assert isinstance(text, TextContent)
+        answer = json.loads(text.text)
+        assert answer == result.structured_content
+        return bool(result.is_error), answer
+
+    async def nearest(self, **arguments: Any) -> list[str]:
+        (hits,) = (await self.answer("vector_search", collection="c", **arguments))["results"]
+        return [hit["id"] for hit in hits]
+
+
+@pytest.fixture
+async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
+    clock = ManualClock()
+
+    async def open_store() -> VectorStore:
+        return await FaissVectorStore.open(tmp_path / "vectors.db", clock)
+
+    async def open_embedder() -> Embedder:
+        return LexicalEmbedder()
+
+    store = OnFirstUse(open_store)
+    server = MCPServer("test", tools=[*vector_tools(VectorService(store, OnFirstUse(open_embedder), clock))])
+    async with Client(server) as client:
+        tools = (await client.list_tools()).tools
+        yield Deck(client, {tool.name: tool.output_schema for tool in tools}, clock)
+    if store.opened is not None:
+        await store.opened.close()
+
+
+async def test_vectors_are_upserted_searched_and_deleted(deck: Deck) -> None:
+    assert await deck.answer("vector_upsert", collection="c", points=PLANE) == {
+        "success": True,
+        "collection": "c",
+        "upserted": 3,
+        "count": 3,
+    }
+    assert await deck.answer("vector_search", collection="c", vector=[2, 0.0], limit=2) == {
+        "success": True,
+        "collection": "c",
+        "metric": "cosine",
+        "results": [
+            [{"id": "east", "score": 1.0, "payload": {"n": 1}}, {"id": "north", "score": 0.0, "payload": {"n": 2}}]
+        ],
+    }
+    assert await deck.nearest(vector=[1, 0], filter={"n": {"gt": 1}}) == ["north"]
+    assert await deck.nearest(vector=[1, 0], scoreThreshold=0.5) == ["east"]
+    assert await deck.nearest(vector=[1, 0], score_threshold=0.5) == ["east"]
+    deleted = await deck.answer("vector_delete", collection="c", ids=["east", "unknown"])
+    assert (deleted["deleted"], deleted["count"]) == (1, 2)
+    deleted = await deck.answer("vector_delete", collection="c", filter={"n": {"exists": False}})
+    assert (deleted["deleted"], deleted["count"]) == (1, 1)
+
+
+async def test_lists_and_objects_may_come_as_json_text(deck: Deck) -> None:
+    await deck.answer("vector_upsert", collection="c", points=json.dumps(PLANE))
+    assert await deck.nearest(vector="[0, 3]", limit=1) == ["north"]
+    assert await deck.nearest(vector=[1, 0], filter='{"n": 2}') == ["north"]
+    answer = await deck.answer("vector_search", collection="c", vectors="[[1, 0], [0, 1]]", limit=1)
+    assert [[hit["id"] for hit in hits] for hits in answer["results"]] == [["east"], ["north"]]
+    assert (await deck.answer("vector_delete", collection="c", ids='["east"]'))["deleted"] == 1
+
+
+async def test_real_texts_are_found_by_their_words(deck: Deck) -> None:
+    points = [{"id": key, "text": text, "payload": {"module": key.split(".")[0]}} for key, text in docstrings().items()]
+    await deck.answer("vector_upsert", collection="c", points=points)
+    queries = ["merge multiple sorted inputs into a single sorted output", "wrap a paragraph of text to a given width"]
+    answer = await deck.answer("vector_search", collection="c", queries=queries, limit=5)
+    merged, wrapped = answer["results"]
+    assert merged[0]["id"] == "heapq.merge"
+    assert merged[0]["payload"] == {"module": "heapq", "text": docstrings()["heapq.merge"]}
+    assert any(hit["id"].startswith("textwrap.") for hit in wrapped[:2])
+    only = await deck.nearest(query=queries[0], filter={"module": "shutil"}, limit=3)
+    assert len(only) == 3
+    assert all(key.startswith("shutil.") for key in only)
+
+
+async def test_a_payload_keeps_its_own_text(deck: Deck) -> None:
+    points = [{"id": "a", "text": "what is embedded", "payload": {"text": "what is shown"}}]
+    await deck.answer("vector_upsert", collection="c", points=points)
+    answer = await deck.answer("vector_search", collection="c", query="embedded")
+    assert answer["results"][0][0]["payload"] == {"text": "what is shown"}
+
+
+async def test_a_ttl_ends_a_point_and_zero_keeps_it(deck: Deck) -> None:
+    points: list[dict[str, Any]] = [
+        {"id": "brief", "vector": [1, 0], "ttl": 0.5},
+        {"id": "ever", "vector": [1, 0], "ttl": 0},
+        {"id": "none", "vector": [1, 0]},
+    ]
+    await deck.answer("vector_upsert", collection="c", points=points)
+    deck.clock.advance(0.499)
+    assert sorted(await deck.nearest(vector=[1, 0])) == ["brief", "ever", "none"]
+    deck.clock.advance(0.001)
+    assert sorted(await deck.nearest(vector=[1, 0])) == ["ever", "none"]
+
+
+async def test_collections_are_created_described_listed_and_dropped(deck: Deck) -> None:
+    created = await deck.answer("vector_collections", action="create", collection="c", dimension=2, metric="l2")
+    shape = {"collection": "c", "dimension": 2, "metric": "l2", "embedder": None, "count": 0}
+    assert created == {"success": True, "action": "create", "collections": [shape]}
+    await deck.answer("vector_upsert", collection="c", points=PLANE)
+    described = await deck.answer("vector_collections", action="describe", collection="c")
+    assert described["collections"] == [{**shape, "count": 3}]
+    await deck.answer("vector_collections", action="create", collection="texts")
+    await deck.answer("vector_collections", action="create", collection="a", dimension=5)
+
+    page = await deck.answer("vector_collections", action="list", limit=2)
+    assert [info["collection"] for info in page["collections"]] == ["a", "c"]
+    page = await deck.answer("vector_collections", action="list", limit=2, cursor=page["nextCursor"])
+    assert page["collections"] == [
+        {"collection": "texts", "dimension": 384, "metric": "cosine", "embedder": "lexical", "count": 0}
+    ]
+    assert page["nextCursor"] is None
+
+    dropped = await deck.answer("vector_collections", action="drop", collection="c")
+    assert dropped == {"success": True, "action": "drop", "dropped": "c", "deleted": 3}
+    assert "no collection 'c' (there: a, texts)" in await deck.refusal("vector_search", collection="c", vector=[1])
+
+
+async def test_a_collection_made_by_dimension_takes_texts_of_that_dimension(deck: Deck) -> None:
+    await deck.answer("vector_collections", action="create", collection="c", dimension=384)
+    await deck.answer("vector_upsert", collection="c", points=[{"id": "a", "text": "hello there"}])
+    assert await deck.nearest(query="hello") == ["a"]
+
+
+async def test_scores_are_distances_for_l2(deck: Deck) -> None:
+    await deck.answer("vector_collections", action="create", collection="c", dimension=2, metric="l2")
+    await deck.answer("vector_upsert", collection="c", points=PLANE)
+    answer = await deck.answer("vector_search", collection="c", vector=[1, 0], scoreThreshold=1.5)
+    assert [(hit["id"], hit["score"]) for hit in answer["results"][0]] == [("east", 0.0), ("north", 1.414214)]
+
+
+async def test_max_tokens_leaves_out_the_worst_hits_and_counts_them(deck: Deck) -> None:
+    points = [{"id": str(n), "vector": [1, n / 10], "payload": {"x": "y" * 400}} for n in range(10)]
+    await deck.answer("vector_upsert", collection="c", points=points)
+    whole = await deck.answer("vector_search", collection="c", vectors=[[1, 0], [1, 1]], maxTokens=100_000)
+    assert "omitted" not in whole
+    short = await deck.answer("vector_search", collection="c", vectors=[[1, 0], [1, 1]], maxTokens=600)
+    assert short["results"] == [
+        hits[:3] if first else hits[:2] for first, hits in zip((1, 0), whole["results"], strict=True)
+    ]
+    assert short["omitted"] == 15
+    assert len(json.dumps(short["results"])) <= 2400
+    none = await deck.answer("vector_search", collection="c", vector=[1, 0], maxTokens=1)
+    assert (none["results"], none["omitted"]) == ([[]], 10)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("vector_search", {}, "give exactly one of query, vector, queries, vectors"),
+        ("vector_search", {"query": "a", "vector": [1]}, "give exactly one of query, vector, queries, vectors"),
+        ("vector_search", {"queries": []}, "queries"),
+        ("vector_search", {"queries": ["a"] * (MAX_QUERIES + 1)}, f"at most {MAX_QUERIES}"),
+        ("vector_search", {"vector": [1, "2"]}, "vector.1"),
+        ("vector_search", {"vector": [1, True]}, "vector.1"),
+        ("vector_search", {"vector": [1]}, "query 0 has dimension 1, the collection has 2"),
+        ("vector_search", {"vector": [0, 0]}, "query 0 is a zero vector"),
+        ("vector_search", {"vector": [1, 0], "limit": 0}, "limit"),
+        (
+            "vector_search",
+            {"vector": [1, 0], "filter": {"n": {"like": 1}}},
+            "valid: eq, ne, in, gt, gte, lt, lte, exists",
+        ),
+        ("vector_search", {"vector": [1, 0], "filter": [1]}, "filter"),
+        ("vector_search", {"vector": [1, 0], "mode": "hybrid"}, "unknown argument 'mode'"),
+        ("vector_search", {"query": "words"}, "collection 'c' holds vectors of its callers (2 numbers)"),
+        ("vector_upsert", {"points": []}, "points"),
+        ("vector_upsert", {"points": [{"id": "a"}]}, "give either vector or text"),
+        ("vector_upsert", {"points": [{"id": "a", "text": "b", "vector": [1, 0]}]}, "give either vector or text"),
+        ("vector_upsert", {"points": [{"id": "a", "text": "b"}, {"id": "b", "vector": [1, 0]}]}, "each a vector"),
+        ("vector_upsert", {"points": [{"id": "a", "text": "b"}]}, "collection 'c' has dimension 2"),
+        ("vector_upsert", {"points": [{"id": 1, "vector": [1, 0]}]}, "points.0.id"),
+        ("vector_upsert", {"points": [{"id": "a", "vector": [1, 0], "ttl": -1}]}, "ttl"),
+        ("vector_upsert", {"points": [{"id": "a", "vector": [1, 0], "ttl": True}]}, "ttl"),
+        ("vector_upsert", {"points": [{"id": "a", "vector": [1, 0], "payload": 5}]}, "payload"),
+        ("vector_upsert", {"points": [{"id": "a", "vector": [1, 0]}] * 2}, "point 'a' is twice in this batch"),
+        ("vector_upsert", {"points": PLANE * (MAX_POINTS // 3 + 1)}, f"at most {MAX_POINTS}"),
+        ("vector_delete", {}, "give either ids or filter"),
+        ("vector_delete", {"ids": ["a"], "filter": {"a": 1}}, "give either ids or filter"),
+        ("vector_delete", {"filter": {}}, "an empty one means every point"),
+        ("vector_collections", {"action": "create"}, "'c' exists already"),
+        ("vector_collections", {"action": "optimize"}, "'create', 'list', 'describe' or 'drop'"),
+        ("vector_collections", {"action": "list"}, "list takes none"),
+        ("vector_collections", {"action": "describe", "metric": "dot"}, "only create takes them"),
+    ],
+)
+async def test_bad_arguments_are_named(deck: Deck, tool: str, arguments: dict[str, Any], message: str) -> None:
+    await deck.answer("vector_upsert", collection="c", points=PLANE)
+    assert message in await deck.refusal(tool, collection="c", **arguments)
+    assert (await deck.answer("vector_collections", action="describe", collection="c"))["collections"][0]["count"] == 3
+
+
+async def test_texts_and_vectors_do_not_mix(deck: Deck) -> None:
+    await deck.answer("vector_upsert", collection="c", points=[{"id": "a", "text": "some words"}])
+    refusal = await deck.refusal("vector_upsert", collection="c", points=[{"id": "b", "vector": [1.0] * 384}])
+    assert "come from the embedder 'lexical', these from its callers" in refusal
+    assert await deck.nearest(vector=[1.0] * 384) == ["a"]
+
+
+async def test_a_missing_collection_is_answered_with_those_there_are(deck: Deck) -> None:
+    assert "no collection 'c' (there: none)" in await deck.refusal("vector_search", collection="c", query="a")
+    for number in range(25):
+        await deck.answer("vector_collections", action="create", collection=f"n{number:02}", dimension=1)
+    for tool, arguments in (
+        ("vector_search", {"vector": [1]}),
+        ("vector_delete", {"ids": ["a"]}),
+        ("vector_delete", {"filter": {"a": 1}}),
+        ("vector_collections", {"action": "describe"}),
+        ("vector_collections", {"action": "drop"}),
+    ):
+        refusal = await deck.refusal(tool, collection="c", **arguments)
+        assert "n00, n01" in refusal
+        assert "n19, …" in refusal
+        assert "n20" not in refusal
+        assert "vector_upsert or vector_collections create" in refusal
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a b", "a/b", "ä", "x" * 129, "a\n"])
+async def test_a_bad_collection_name_is_refused(deck: Deck, name: str) -> None:
+    for tool, arguments in (
+        ("vector_upsert", {"points": PLANE}),
+        ("vector_collections", {"action": "create", "dimension": 2}),
+    ):
+        assert "1 to 128 letters, digits" in await deck.refusal(tool, collection=name, **arguments)
+
+
+async def test_an_action_without_its_collection_is_refused(deck: Deck) -> None:
+    for action in ("create", "describe", "drop"):
+        assert f"{action} needs 'collection'" in await deck.refusal("vector_collections", action=action)
+
+
+def test_starting_with_these_tools_loads_no_numerics() -> None:
+    program = (
+        "import sys; from quarterdeck.tools.vectors.tool import vector_tools; "
+        "print({'numpy', 'faiss', 'aiosqlite'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
