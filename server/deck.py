@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.push_async_callback(runs.close)
 
         async def open_vectors() -> VectorStore:
+            # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
+            await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
             from quarterdeck.storage.vectors.faiss import FaissVectorStore
 
             return await FaissVectorStore.open(data_dir / "vectors.db", clock)

@@ -42,6 +42,6 @@ async def _run(documents: Sequence[Document], data_dir: Path, report: Report) ->
             with report.step(title) as row:
                 row.done = await step()
             if row.failure:
-                report.say(f"   the server's last words:\n{deck.stderr[-2000:]}", "dim")
+                report.say(deck.stderr[-2000:], "dim")  # the last that the server has logged
                 break
         return 0 if report.summary() else 1

@@ -105,7 +105,7 @@ def upload_tools(service: UploadService) -> list[DeckTool]:
     return [
         deck_tool(
             "upload",
-            "Uploads up to 20 files of 100 MB in parallel into durable storage. Each gets a new key, nothing is "
+            "Upload up to 20 files of 100 MB in parallel into durable storage. Each gets a new key, nothing is "
             "overwritten; status 207 means that some failed.",
             UploadArguments,
             UploadResult,
@@ -114,7 +114,7 @@ def upload_tools(service: UploadService) -> list[DeckTool]:
         ),
         deck_tool(
             "uploads",
-            "Lists, reads or deletes what was uploaded. Reads are ranges of bytes: go on at nextOffset.",
+            "List, read or delete what was uploaded. Reads are ranges of bytes: go on at nextOffset.",
             UploadsArguments,
             UploadsResult,
             uploads,

@@ -1,4 +1,4 @@
-"""The documents crew in real worker processes, on documents with known defects and on the texts of installed packages."""
+"""The documents crew in real worker processes, on documents with known defects and on installed packages' texts."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def check_researcher(found: Message, text: str) -> None:
     assert found["title"] == next(line[6:] for line in lines if line.startswith("Name: "))
     for heading in found["headings"]:
         assert heading["text"].split()[0].strip("`*:.") in lines[heading["line"] - 1] + lines[heading["line"]]
-    assert all(term["term"] in text.lower() for term in found["keyTerms"])
+    flat = text.lower().replace("\\", "")
+    assert [term for term in found["keyTerms"] if term["term"] not in flat] == []
     assert len(found["summary"]) <= 4
     assert found["readingMinutes"] == round(found["words"] / 238, 1)
     assert (found["words"] == 0) == (found["sentences"] == 0)
@@ -115,8 +116,7 @@ def check_reviewer(found: Message, text: str) -> None:
 
 
 def check_system_architect(found: Message, text: str) -> None:
-    hosts = sum(found["hosts"].values())
-    assert hosts <= text.count("://") + text.count("href")
+    assert all(host in text.lower() for host in found["hosts"])
     assert sum(section["totalWords"] for section in found["sections"]) + found["wordsBeforeFirstHeading"] >= 0
     for section in found["sections"]:
         assert section["totalWords"] >= section["words"]
@@ -148,10 +148,10 @@ async def test_researcher_key_terms_are_those_that_set_a_document_apart() -> Non
     deck = FakeDeck({f"{name}.md": f"# {name}\n\n" + common * 3 + f"It tells of {name} now. " for name in "abc"})
     deck.uploads["a.md"] += "Whales sing. Whales dive."
     found = {d["upload"]: d for d in (await work("researcher", {"uploads": list(deck.uploads)}, deck))["documents"]}
-    assert found["a.md"]["keyTerms"][0]["term"] in ("answers", "client", "request", "server")
-    weights = {term["term"]: term for term in found["a.md"]["keyTerms"]}
-    assert weights["whales"]["count"] == 2
-    assert weights["whales"]["weight"] > 2 * weights["server"]["weight"] / 3  # the rarer word weighs more each time
+    weights = {term["term"]: (term["count"], term["weight"]) for term in found["a.md"]["keyTerms"]}
+    assert weights["whales"] == (2, 3.39)  # 2 * (ln(4/2) + 1): the rarer word outweighs
+    assert weights["server"] == (3, 3.0)  # 3 * (ln(4/4) + 1)
+    assert next(iter(weights)) == "whales"
     assert "whales" not in {term["term"] for term in found["b.md"]["keyTerms"]}
 
 
@@ -211,7 +211,7 @@ async def test_researcher_finds_what_documents_share() -> None:
     deck = FakeDeck(
         {
             "a.md": f"# A\n\nWhales are large animals that live in all the oceans of the world.\n\n{license_text}\n",
-            "b.md": f"# B\n\nSomething else entirely stands here, at a length that counts for this.\n\n{license_text}\n",
+            "b.md": f"# B\n\nSomething else stands here, at a length that counts for it.\n\n{license_text}\n",
             "c.md": f"# C\n\n\n\n{reworded}\n",
             "d.md": "# D\n\nNothing in this document has anything at all to do with those other ones.\n",
         }

@@ -228,7 +228,7 @@ async def test_the_end_of_stdin_ends_a_worker_that_waits_for_an_answer() -> None
 
 def many_documents(number: int, sentences: int) -> dict[str, str]:
     """Documents whose comparison takes long: nearly the same words in every sentence."""
-    rng = random.Random(7)  # noqa: S311  the same texts every time
+    rng = random.Random(7)
     vocabulary = [a + b + c for a in "bdgk" for b in "aeo" for c in ("n", "rt", "st")]
     texts: dict[str, str] = {}
     for document in range(number):

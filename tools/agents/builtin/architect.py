@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ..worker.task import Task
 from .documents import Document, Result, keep, read_documents
-from .markup import Markup
+from .markup import LineCounter, Markup
 from .tester import heading_anchors
 from .words import shorten, words
 
@@ -140,8 +140,8 @@ def _mentions(markup: Markup, title: str) -> list[int]:
     if len(title) < MENTION_CHARACTERS:
         return []
     pattern = re.compile(rf"(?<!\w){re.escape(title)}(?!\w)", re.I)
-    return [
-        paragraph.line + paragraph.text.count("\n", 0, match.start())
-        for paragraph in markup.paragraphs
-        for match in pattern.finditer(paragraph.text)
-    ]
+    found: list[int] = []
+    for paragraph in markup.paragraphs:
+        counter = LineCounter(paragraph.line)
+        found += [counter.line(paragraph.text, match.start()) for match in pattern.finditer(paragraph.text)]
+    return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..worker.task import PromptError, Task
-from .markup import Markup
+from .markup import LineCounter, Markup
 from .reader import parse
 from .words import sentences, shorten
 
@@ -38,11 +38,13 @@ class Document(NamedTuple):
 
     def sentences(self) -> list[Sentence]:
         """The sentences of all prose; a list item without a full stop is one too."""
-        return [
-            Sentence(paragraph.line + paragraph.text.count("\n", 0, offset), paragraph.kind, " ".join(text.split()))
-            for paragraph in self.markup.prose
-            for offset, text in sentences(paragraph.text)
-        ]
+        found: list[Sentence] = []
+        for paragraph in self.markup.prose:
+            counter = LineCounter(paragraph.line)
+            for offset, text in sentences(paragraph.text):
+                line = counter.line(paragraph.text, offset)
+                found.append(Sentence(line, paragraph.kind, " ".join(text.split())))
+        return found
 
 
 def read_documents(task: Task) -> list[Document]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from .markup import CodeBlock, Heading, Link, Markup, Paragraph, Problem, bare_links
+from .markup import CodeBlock, Heading, LineCounter, Link, Markup, Paragraph, Problem, bare_links
 
 FRONT_MATTER_LINES = 100
 HTML_HEADING_LINES = 10
@@ -201,6 +201,7 @@ class _Inline:
     def read(self, raw: str, line: int) -> str:
         """The text without its marks, line breaks kept; links and anchors go to the document."""
         stash: list[str] = []
+        counter = LineCounter(line)
         found: dict[tuple[int, str], Link] = {}
 
         def put_away(match: re.Match[str]) -> str:
@@ -211,7 +212,7 @@ class _Inline:
             return _STASHED.sub(lambda m: stash[int(m[1])], text)
 
         def add(match: re.Match[str], label: str, target: str, image: bool = False) -> str:
-            number = line + match.string.count("\n", 0, match.start())
+            number = counter.line(match.string, match.start())
             target = restored(target)
             found[number, target] = Link(number, restored(" ".join(label.split())), target, image)
             return "\n" * label.count("\n") if image else label
@@ -222,7 +223,7 @@ class _Inline:
             if target is not None:
                 return match[1].replace("!", "") + add(match, label, target, image)
             if name and not label.startswith("^"):
-                number = line + match.string.count("\n", 0, match.start())
+                number = counter.line(match.string, match.start())
                 message = f"[{label}][{name}] refers to [{name}], which is not defined"
                 self._document.problems.append(Problem(number, "undefined-reference", message))
             return match[0]

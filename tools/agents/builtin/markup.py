@@ -67,6 +67,24 @@ class Markup:
         return [paragraph for paragraph in self.paragraphs if paragraph.kind != "table"]
 
 
+class LineCounter:
+    """Line numbers of places in a text, asked for in ascending order; a text's first line is `first`."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._text = ""
+        self._at = 0
+        self._line = first
+
+    def line(self, text: str, place: int) -> int:
+        """The line of `text[place]`; another text starts again at its own beginning."""
+        if text is not self._text:
+            self._text, self._at, self._line = text, 0, self._first
+        self._line += text.count("\n", self._at, place)
+        self._at = place
+        return self._line
+
+
 def lines_of(text: str) -> list[str]:
     """Lines as editors count them, whatever ends them."""
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -75,11 +93,12 @@ def lines_of(text: str) -> list[str]:
 def bare_links(text: str, line: int) -> list[Link]:
     """Web addresses that stand in the text as such."""
     found: list[Link] = []
+    counter = LineCounter(line)
     for match in URL.finditer(text):
         url = match[0].rstrip(".,;:!?*_")
         if url.endswith(")") and "(" not in url:
             url = url.rstrip(").,")
-        found.append(Link(line + text.count("\n", 0, match.start()), url, url))
+        found.append(Link(counter.line(text, match.start()), url, url))
     return found
 
 

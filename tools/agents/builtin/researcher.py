@@ -8,6 +8,7 @@ from typing import Any
 
 from ..worker.task import PromptError, Task
 from .documents import NAMESPACE, Document, Result, keep, read_documents
+from .markup import LineCounter
 from .similarity import compare, prepare
 from .words import key_terms, shorten, summarise, terms, weigh, words
 
@@ -116,13 +117,14 @@ def _cut(pieces: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Cut pieces that are longer than a chunk, at the last white space that fits."""
     for line, text in pieces:
         start = 0
+        counter = LineCounter(line)
         while len(text) - start > CHUNK_CHARACTERS:
             end = max(text.rfind(space, start + 1, start + CHUNK_CHARACTERS) for space in (" ", "\n"))
             end = end if end > start else start + CHUNK_CHARACTERS
-            yield line + text.count("\n", 0, start), text[start:end].strip()
+            yield counter.line(text, start), text[start:end].strip()
             start = end
         if any(map(str.isalnum, rest := text[start:].strip())):
-            yield line + text.count("\n", 0, start), rest
+            yield counter.line(text, start), rest
 
 
 def compare_documents(task: Task) -> Result:

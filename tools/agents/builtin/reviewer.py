@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..worker.task import Task
 from .documents import Document, Result, Sentence, work_through
+from .markup import LineCounter
 from .words import reading_ease, words
 
 SENTENCE_WORDS = 35
@@ -78,9 +79,10 @@ def _long_sentences(found: list[Sentence]) -> Iterator[Comment]:
 
 def _repeated_words(document: Document) -> Iterator[Comment]:
     for paragraph in document.markup.prose:
+        counter = LineCounter(paragraph.line)
         for match in _REPEATED.finditer(paragraph.text):
             if match[1].lower() not in RIGHTLY_REPEATED and match[0].split()[1][0].islower():
-                line = paragraph.line + paragraph.text.count("\n", 0, match.end())
+                line = counter.line(paragraph.text, match.end())
                 yield Comment(line, "repeated-word", f"{' '.join(match[0].split())!r}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from textwrap import dedent
 
-from .markup import CodeBlock, Heading, Link, Markup, Paragraph, Problem, bare_links
+from .markup import CodeBlock, Heading, LineCounter, Link, Markup, Paragraph, Problem, bare_links
 
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1{2,}\s*$")
 _DIRECTIVE = re.compile(r"(\s*)\.\. (?:\|[^|\n]{1,200}\| )?([\w:-]{1,60})::\s*(.*)$")
@@ -200,9 +200,10 @@ class _Scanner:
     def _inline(self, raw: str, line: int) -> str:
         """The text without its marks, line breaks kept; links go to the document, references wait for `resolve`."""
         stash: list[str] = []
+        counter = LineCounter(line)
 
         def number(match: re.Match[str]) -> int:
-            return line + match.string.count("\n", 0, match.start())
+            return counter.line(match.string, match.start())
 
         def put_away(match: re.Match[str]) -> str:
             stash.append(match[1] or "")

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from ..worker.task import Task
 from .documents import Document, Result, work_through
-from .markup import Markup, lines_of, slug
+from .markup import LineCounter, Markup, lines_of, slug
 from .words import shorten, words
 
 PARAGRAPH_WORDS = 200
@@ -104,8 +104,9 @@ def _check_links(markup: Markup) -> Iterator[Issue]:
 
 def _check_paragraphs(markup: Markup) -> Iterator[Issue]:
     for paragraph in markup.paragraphs:
+        counter = LineCounter(paragraph.line)
         for match in _LEFTOVER.finditer(paragraph.text):
-            number = paragraph.line + paragraph.text.count("\n", 0, match.start())
+            number = counter.line(paragraph.text, match.start())
             yield Issue(number, "warning", "leftover", f"{match[0].strip()!r} was left in the text")
         count = len(words(paragraph.text))
         if paragraph.kind == "paragraph" and count > PARAGRAPH_WORDS:

@@ -1,0 +1,84 @@
+"""The README's tables are what the code says. `python -m tests.test_readme` writes them anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from quarterdeck.server.config import Settings, environment_name
+from quarterdeck.server.deck import open_deck
+from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
+
+README = Path(__file__).parent.parent / "README.md"
+SHOWN_DEFAULTS = {"data_dir": "the user's data folder", "upload_roots": "the working directory"}
+
+
+def tools_table() -> str:
+    async def collect() -> list[str]:
+        async with (
+            anyio.TemporaryDirectory() as folder,
+            open_deck(Settings(data_dir=Path(folder), upload_roots=[])) as deck,
+        ):
+            return [f"| `{tool.name}` | {tool.description} |" for tool in deck.tools.values()]
+
+    return "\n".join(["| tool | does |", "| --- | --- |", *anyio.run(collect)])
+
+
+def types_table() -> str:
+    rows = [
+        f"| `{kind.name}` | {kind.summary} | {', '.join(f'`{name}`' for name in kind.capabilities)} |"
+        for kind in TYPES.values()
+    ]
+    return "\n".join(["| type | does | capabilities |", "| --- | --- | --- |", *rows])
+
+
+def settings_table() -> str:
+    rows: list[str] = []
+    for name, field in Settings.model_fields.items():
+        default = (
+            SHOWN_DEFAULTS.get(name) or f"`{str(field.default).lower() if field.default is True else field.default}`"
+        )
+        rows.append(f"| `{environment_name(name)}` | `{name}` | {default} | {field.description} |")
+    return "\n".join(["| variable | TOML key | default | means |", "| --- | --- | --- | --- |", *rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {"tools": tools_table, "types": types_table, "settings": settings_table}
+
+
+def written(name: str, text: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_table_is_what_the_code_says(name: str) -> None:
+    assert written(name, README.read_text(encoding="utf-8")) == TABLES[name](), "run python -m tests.test_readme"
+
+
+def test_every_setting_and_target_that_is_named_exists() -> None:
+    text = README.read_text(encoding="utf-8")
+    known = {environment_name(name) for name in Settings.model_fields} | {"QUARTERDECK_CONFIG"}
+    assert set(re.findall(r"\b(?:QUARTERDECK|FEATURE)_[A-Z_]+\b", text)) <= known
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake ([a-z-]+)", text)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_crew_is_the_first_five_types() -> None:
+    assert [member.type for member in CREWS["documents"]] == list(TYPES)[:5]
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        text = text.replace(written(name, text), table())
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
