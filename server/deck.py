@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quarterdeck.storage.clock import Clock, SystemClock
-from quarterdeck.storage.errors import DeckError, NotFoundError, StorageError
+from quarterdeck.storage.errors import NotFoundError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.objects.local import LocalObjectStore
@@ -179,8 +179,8 @@ async def _beat(orchestrator: Orchestrator, queries: QueryManager) -> None:
         try:
             await orchestrator.tick()
             await queries.tick()
-        except DeckError as exc:
-            log.warning("heartbeat: %s", exc.message)
+        except Exception:  # the top of a background task: one bad beat must not be the last
+            log.exception("heartbeat")
 
 
 def prepare_data_dir(path: Path) -> Path:

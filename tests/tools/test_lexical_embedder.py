@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -15,10 +16,11 @@ from quarterdeck.tools.vectors.embedders.base import Embedder
 from quarterdeck.tools.vectors.embedders.lexical import INLINE_CHARS, LexicalEmbedder
 from tests.docstrings import docstrings
 
-PRINT_ONE = """
+TEXT = "The quick brown fox, na\u00efve and \u6771\u4eac"
+PRINT_ONE = f"""
 import asyncio
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
-print(asyncio.run(LexicalEmbedder().embed(["The quick brown fox, naïve and 東京"])).tobytes().hex())
+print(asyncio.run(LexicalEmbedder().embed([{TEXT!a}])).tobytes().hex())
 """
 
 
@@ -43,15 +45,17 @@ async def test_shape_type_and_length(embedder: Embedder) -> None:
     )
 
 
+def embed_elsewhere(seed: str) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT_ONE], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 async def test_another_process_makes_the_same_vectors(embedder: Embedder) -> None:
-    made = [
-        subprocess.run(
-            [sys.executable, "-c", PRINT_ONE], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for seed in ("1", "2")
-    ]
-    here = await embedder.embed(["The quick brown fox, naïve and 東京"])
-    assert made == [here.tobytes().hex()] * 2
+    here = await embedder.embed([TEXT])
+    assert embed_elsewhere("1") == embed_elsewhere("2") == here.tobytes().hex()
 
 
 async def test_words_count_and_their_order_does_not(embedder: Embedder) -> None:
@@ -63,8 +67,7 @@ async def test_words_count_and_their_order_does_not(embedder: Embedder) -> None:
 
 async def test_forms_and_misspellings_of_a_word_stay_near(embedder: Embedder) -> None:
     for one, other in (("compression", "compressed"), ("argument", "argumnet"), ("thread", "threads")):
-        assert await likeness(embedder, one, other) > 0.25
-        assert await likeness(embedder, one, other) > await likeness(embedder, one, "zebra") + 0.2
+        assert await likeness(embedder, one, other) > 0.1 + abs(await likeness(embedder, one, "zebra"))
 
 
 async def test_a_repeated_word_weighs_less_than_proportionally(embedder: Embedder) -> None:

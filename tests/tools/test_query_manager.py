@@ -10,7 +10,7 @@ import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError
 from quarterdeck.storage.runs.base import ProcessId, Query
-from quarterdeck.tools.agents.runners.base import WorkError
+from quarterdeck.tools.agents.runners.base import Outcome, WorkError
 from tests.tools.fakes import Bridge, FakeAgent
 from tests.until import until
 
@@ -135,6 +135,39 @@ async def test_a_result_that_was_on_its_way_waits_for_the_resume(bridge: Bridge)
     await bridge.queries.control("q", "resume", actor="client")
     [row] = await finished(bridge, "q")
     assert (row.status, row.result) == ("completed", "early")
+
+
+async def test_an_error_that_was_on_its_way_waits_too_and_leaves_no_frozen_agent(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    await bridge.queries.control("q", "pause", actor="client")
+    fake.fail(WorkError("late"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert query.status == "paused"
+    await bridge.queries.control("q", "resume", actor="client")
+    [row] = await finished(bridge, "q")
+    assert (row.status, row.error, fake.paused) == ("failed", "late", False)
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+async def test_a_query_whose_agent_dies_under_a_control_stays_failed(
+    bridge: Bridge, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, fake = await run_one(bridge)
+    if action == "resume":
+        await bridge.queries.control("q", "pause", actor="client")
+
+    async def die() -> Outcome:
+        fake.die("killed in this very moment")
+        await until(lambda: query.ended_at)
+        return {"status": "failed"}
+
+    monkeypatch.setattr(fake, action, die)
+    with pytest.raises(ConflictError, match="q is failed: its agent has ended meanwhile"):
+        await bridge.queries.control("q", action, actor="client")
+    row = await bridge.runs.get_query("q")
+    assert row is not None
+    assert (row.status, row.paused_at) == ("failed", None)
 
 
 async def test_a_pause_that_was_not_seen_to_work_is_failed_and_the_query_runs_on(bridge: Bridge) -> None:

@@ -35,16 +35,17 @@ PLANE: list[dict[str, Any]] = [
 class Deck:
     """Calls a server that has only these tools, and checks each answer against the published schema."""
 
-    def __init__(self, client: Client, schemas: dict[str, Any], clock: ManualClock) -> None:
-        self.client = client
+    def __init__(self, service: VectorService, clock: ManualClock) -> None:
+        tools = vector_tools(service)
         self.clock = clock
-        self._schemas = schemas
+        self._server = MCPServer("test", tools=[*tools])
+        self._schemas = {tool.name: tool.fn_metadata.output_schema for tool in tools}
 
     async def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
         is_error, answer = await self._call(tool, arguments)
         assert not is_error, answer
         assert answer["success"] is True
-        jsonschema.validate(answer, self._schemas[tool])
+        jsonschema.validate(answer, self._schemas[tool] or False)
         return answer
 
     async def refusal(self, tool: str, **arguments: Any) -> str:
@@ -55,7 +56,8 @@ class Deck:
         return text
 
     async def _call(self, tool: str, arguments: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
-        result = await self.client.call_tool(tool, arguments)
+        async with Client(self._server) as client:
+            result = await client.call_tool(tool, arguments)
         (text,) = result.content
         assert isinstance(text, TextContent)
         answer = json.loads(text.text)
@@ -78,10 +80,7 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
         return LexicalEmbedder()
 
     store = OnFirstUse(open_store)
-    server = MCPServer("test", tools=[*vector_tools(VectorService(store, OnFirstUse(open_embedder), clock))])
-    async with Client(server) as client:
-        tools = (await client.list_tools()).tools
-        yield Deck(client, {tool.name: tool.output_schema for tool in tools}, clock)
+    yield Deck(VectorService(store, OnFirstUse(open_embedder), clock), clock)
     if store.opened is not None:
         await store.opened.close()
 

@@ -36,6 +36,7 @@ class SpawnRequest:
     capabilities: Sequence[str] = ()
     priority: str = "medium"
     permission_mode: str = "default"
+    task: str | None = None  # what it is asked for at once; whoever spawns gives it the query
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ class Orchestrator:
             agent.status, agent.error, agent.ended_at = "failed", str(exc), self._clock.now()
             await self._record(agent, "failed", error=agent.error)
             return SpawnResult(request, agent, agent.error, None)
-        await self._tracker.spawned(agent)
+        await self._tracker.spawned(agent, request.task)
         return SpawnResult(request, agent, None, agent.spawn_ms)
 
     def _restricted(self, rights: Rights) -> CallDeck:

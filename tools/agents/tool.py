@@ -136,7 +136,7 @@ class AgentTools:
         self._parallel = parallel
 
     async def spawn(self, arguments: SpawnArguments, call: Call) -> SpawnAnswer:
-        requests, tasks = self._requests(arguments)
+        requests = self._requests(arguments)
         began = self._clock.monotonic()
 
         async def tell(settled: int, total: int, result: SpawnResult) -> None:
@@ -149,7 +149,7 @@ class AgentTools:
             batch_size=arguments.batch_size,
             on_settled=tell,
         )
-        shown = [await self._spawned(result, task) for result, task in zip(results, tasks, strict=True)]
+        shown = [await self._spawned(result) for result in results]
         ready = [result.spawn_ms for result in results if result.spawn_ms is not None]
         return {
             "success": bool(ready),
@@ -170,21 +170,20 @@ class AgentTools:
             "timestamp": iso(self._clock.now()),
         }
 
-    def _requests(self, arguments: SpawnArguments) -> tuple[list[SpawnRequest], list[str | None]]:
+    def _requests(self, arguments: SpawnArguments) -> list[SpawnRequest]:
         if (arguments.agents is None) == (arguments.crew is None):
             raise InvalidArgumentError(f"give either agents or crew (crews: {', '.join(self._crews)})")
         if arguments.agents is not None:
-            requests = [
-                SpawnRequest(one.type, one.name, one.capabilities, one.priority, one.permission_mode)
+            return [
+                SpawnRequest(one.type, one.name, one.capabilities, one.priority, one.permission_mode, one.task)
                 for one in arguments.agents
             ]
-            return requests, [one.task for one in arguments.agents]
         crew = self._crews.get(arguments.crew or "")
         if crew is None:
             raise InvalidArgumentError(f"unknown crew {arguments.crew!r} (valid: {', '.join(self._crews)})")
-        return [SpawnRequest(member.type, member.name, (), member.priority) for member in crew], [None] * len(crew)
+        return [SpawnRequest(member.type, member.name, (), member.priority) for member in crew]
 
-    async def _spawned(self, result: SpawnResult, task: str | None) -> Spawned:
+    async def _spawned(self, result: SpawnResult) -> Spawned:
         request, agent = result.request, result.agent
         shown: Spawned = {
             "agentId": agent.id if agent else None,
@@ -194,9 +193,9 @@ class AgentTools:
             "error": result.error,
             "spawnTime": result.spawn_ms,
         }
-        if task is not None and agent is not None and result.spawned:
+        if request.task is not None and agent is not None and result.spawned:
             try:
-                shown["queryId"] = (await self._queries.start(agent.id, task)).id
+                shown["queryId"] = (await self._queries.start(agent.id, request.task)).id
             except DeckError as exc:
                 shown["error"] = f"it is ready, but its task was not started: {exc.message}"
         return shown

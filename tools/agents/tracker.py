@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 ACTIVITIES, ACTIVITIES_TTL = "agent-activities", 7 * 24 * 3600
 METRICS, METRICS_TTL = "agent-metrics", 3600
 NOTIFICATIONS, NOTIFICATIONS_TTL = "wiki-notifications", 3600
+TASK_CHARACTERS = 200  # of a task's text that a record keeps
 RECORDS = (ACTIVITIES, METRICS, NOTIFICATIONS)
 """Namespaces that only the tracker writes on behalf of agents."""
 
@@ -33,15 +34,16 @@ class Tracker:
         self._memory = memory
         self._clock = clock
 
-    async def spawned(self, agent: Agent) -> None:
+    async def spawned(self, agent: Agent, task: str | None) -> None:
+        """Record a start, with the work that the agent was asked for at once, if any."""
         await self._write(
             ACTIVITIES,
             f"agent-{agent.id}-spawn",
             {
                 "agentId": agent.id,
                 "agentType": agent.type,
-                "task": "spawn",
-                "status": agent.status,
+                "task": _preview(task) if task is not None else None,
+                "status": "spawned",
                 "timestamp": iso(agent.created_at),
                 "startTime": agent.created_at,
             },
@@ -59,7 +61,8 @@ class Tracker:
             {
                 "agentId": query.agent_id,
                 "agentType": query.agent_type,
-                "task": query.id,
+                "task": _preview(query.prompt),
+                "queryId": query.id,
                 "status": status,
                 "outcome": query.status,
                 "error": query.error,
@@ -102,6 +105,10 @@ class Tracker:
             await self._memory.store(namespace, key, value, ttl=ttl, restorable=False)
         except DeckError as exc:
             log.warning("record %s/%s was not written: %s", namespace, key, exc.message)
+
+
+def _preview(text: str) -> str:
+    return text if len(text) <= TASK_CHARACTERS else text[: TASK_CHARACTERS - 1] + "…"
 
 
 def iso(milliseconds: int) -> str:

@@ -141,11 +141,17 @@ class QueryManager:
             if query.terminating:  # asked for while the start was written
                 raise WorkCancelledError(row.id)
             work = Work(row.id, row.prompt, lambda report: self._take_progress(query, report))
-            result = await agent.handle.run(work)
-            while not query.released.is_set():
+            result, error = None, None
+            try:
+                result = await agent.handle.run(work)
+            except WorkError as exc:
+                error = exc
+            while not query.released.is_set():  # a held query does not change
                 await query.released.wait()
             if query.terminating:
                 raise WorkCancelledError(row.id)
+            if error is not None:
+                raise error
             row.result, row.status = result, "completed"
         finally:
             agent.rights.mode = agent.row.permission_mode
@@ -280,17 +286,13 @@ class QueryManager:
             if query.ended.is_set():
                 return self._control_ended(query.row, action)
             outcome = await self._apply(query, action)
-        await self._runs.add_audit(
-            Audit(
-                self._clock.now(),
-                query_id,
-                actor,
-                action,
-                before,
-                query.row.status,
-                {**outcome, **({"evidence": dict(evidence)} if evidence else {})},
+        entry = {**outcome, "evidence": dict(evidence)} if evidence else dict(outcome)
+        try:
+            await self._runs.add_audit(
+                Audit(self._clock.now(), query_id, actor, action, before, query.row.status, entry)
             )
-        )
+        except DeckError as exc:  # the control has taken effect all the same, and the answer must say so
+            log.warning("audit of %s on query %s was not recorded: %s", action, query_id, exc.message)
         return outcome
 
     def _control_ended(self, row: Query, action: str) -> Outcome:
@@ -329,6 +331,8 @@ class QueryManager:
         await self._save(query)
         query.released.clear()
         outcome = await query.agent.handle.pause()
+        if row.status != "pausing":
+            raise self._ended_meanwhile(query)
         if outcome.get("status") == "applied":
             row.status, row.paused_at = "paused", self._clock.now()
         else:
@@ -340,6 +344,8 @@ class QueryManager:
     async def _resume(self, query: LiveQuery) -> Outcome:
         row = query.row
         outcome = await query.agent.handle.resume()
+        if row.status != "paused":
+            raise self._ended_meanwhile(query)
         if outcome.get("status") == "applied":
             now = self._clock.now()
             if row.paused_at is not None:
@@ -348,6 +354,11 @@ class QueryManager:
             await self._save(query)
             query.released.set()
         return outcome
+
+    def _ended_meanwhile(self, query: LiveQuery) -> ConflictError:
+        """A held query ends only if its agent dies."""
+        row = query.row
+        return ConflictError(f"query {row.id} is {row.status}: its agent has ended meanwhile", status=row.status)
 
     async def _terminate(self, query: LiveQuery) -> Outcome:
         """Ask the agent to leave the work at a safe point; end the agent if it does not within the grace."""

@@ -55,7 +55,7 @@ class Optimizer:
 
     @property
     def is_monitoring(self) -> bool:
-        return self._loop is not None
+        return self._loop is not None and not self._loop.done()
 
     async def start(self, interval_ms: int = DEFAULT_INTERVAL_MS, *, dry_run: bool = False) -> None:
         """Look every `interval_ms` from now on, with these options."""

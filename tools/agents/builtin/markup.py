@@ -68,7 +68,7 @@ class Markup:
 
 
 class LineCounter:
-    """Line numbers of places in a text, asked for in ascending order; a text's first line is `first`."""
+    """Line numbers of places in a text whose first line is `first`; cheap as long as the places ascend."""
 
     def __init__(self, first: int) -> None:
         self._first = first
@@ -77,8 +77,8 @@ class LineCounter:
         self._line = first
 
     def line(self, text: str, place: int) -> int:
-        """The line of `text[place]`; another text starts again at its own beginning."""
-        if text is not self._text:
+        """The line of `text[place]`."""
+        if text is not self._text or place < self._at:
             self._text, self._at, self._line = text, 0, self._first
         self._line += text.count("\n", self._at, place)
         self._at = place
