@@ -69,7 +69,8 @@ def scores(metric: Metric, points: Matrix, query: Matrix) -> NDArray[np.float64]
 
 
 async def test_collections_are_described_listed_and_dropped(store: VectorStore, clock: ManualClock) -> None:
-    for name, dimension, metric in (("b", 3, "dot"), ("a", 2, "cosine"), ("c", MAX_DIMENSION, "l2")):
+    shapes: list[tuple[str, int, Metric]] = [("b", 3, "dot"), ("a", 2, "cosine"), ("c", MAX_DIMENSION, "l2")]
+    for name, dimension, metric in shapes:
         info = await store.create(name, dimension, metric, embedder="e")
         assert (info.name, info.dimension, info.metric, info.embedder) == (name, dimension, metric, "e")
         assert info.created_at == clock.now()
@@ -435,3 +436,6 @@ async def test_real_texts_agree_with_brute_force(store: VectorStore, metric: Met
         order = np.argsort(exact if metric == "l2" else -exact)[:10]
         assert [hit.score for hit in hits] == pytest.approx(exact[order].tolist(), abs=1e-5)
         assert all(hit.payload == {"text": texts[hit.id]} for hit in hits)
+    if metric == "cosine":
+        top = [hits[0].score for hits in await store.search("docs", list(matrix), limit=1)]
+        assert max(top) == 1, "never above, whatever the rounding"

@@ -120,8 +120,10 @@ def test_upload_roots_that_are_none_or_missing_are_a_warning(monkeypatch: pytest
 
 
 def test_a_missing_package_ends_the_examination(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
-    needed = ["no-such-package<3,>=2", "psutil>=7", 'never-wanted; extra == "more"']
-    monkeypatch.setattr(doctor, "requires", lambda _: needed)
+    def needed(_: str) -> list[str]:
+        return ["no-such-package<3,>=2", "psutil>=7", 'never-wanted; extra == "more"']
+
+    monkeypatch.setattr(doctor, "requires", needed)
     found = levels()
     assert found["fail"] == ["packages missing: no-such-package -> pip install no-such-package"]
     assert not data_dir.exists()

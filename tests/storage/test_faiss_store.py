@@ -70,6 +70,15 @@ async def test_each_server_sees_what_the_others_acknowledged(open_store: Open) -
     assert await found(one) == ["new"]
 
 
+async def test_a_collection_that_another_server_made_anew_is_not_taken_for_the_old(open_store: Open) -> None:
+    one, two = await open_store(), await open_store()
+    await one.upsert("c", [Point("old", EAST)])
+    assert await found(two) == ["old"]
+    await one.drop("c")
+    await one.upsert("c", [Point("new", EAST)])  # change 1, as the old one's
+    assert await found(two) == ["new"]
+
+
 async def test_a_replacement_that_has_ended_leaves_nothing_of_the_old_point(
     open_store: Open, clock: ManualClock
 ) -> None:
@@ -128,7 +137,9 @@ async def test_searches_in_threads_and_inline_agree(open_store: Open, monkeypatc
     assert [name == main for name in threads] == [False, True, False]
 
 
-async def test_dead_slots_are_dropped_once_they_are_the_most(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dead_slots_are_dropped_once_they_are_the_most(
+    open_store: Open, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compacted: list[tuple[int, int]] = []
     compact = FlatIndex.compact
 
@@ -147,6 +158,12 @@ async def test_dead_slots_are_dropped_once_they_are_the_most(open_store: Open, m
         (hits,) = await store.search("c", [EAST], limit=99)
         assert [hit.payload["n"] for hit in hits] == [number] * 10
     assert compacted == [(30, 10)] * 3
+
+    await store.upsert("c", [Point(f"brief {n}", EAST, {}, clock.now() + 1000) for n in range(30)])
+    assert len(await found(store)) == 40
+    clock.advance(1)
+    assert len(await found(store)) == 10
+    assert [after for _, after in compacted[3:]] == [10]
 
 
 async def test_expired_points_leave_the_file_with_the_next_change(
@@ -212,13 +229,38 @@ async def test_a_cancelled_search_keeps_the_index_to_itself_until_its_thread_is_
     assert order == ["searched", "put"]
 
 
+async def test_no_inline_search_runs_beside_a_thread_in_the_index(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, release = threading.Event(), threading.Event()
+    search = FlatIndex.search
+
+    def slow_search(*arguments: Any) -> list[list[Hit]]:
+        started.set()
+        release.wait(10)
+        return search(*arguments)
+
+    store = await open_store()
+    await store.upsert("c", [Point("a", EAST)])
+    with monkeypatch.context() as patch:
+        patch.setattr(FlatIndex, "search", slow_search)
+        in_thread = asyncio.create_task(found(store))
+        await asyncio.to_thread(started.wait, 10)
+    second = asyncio.create_task(found(store))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not second.done()
+    release.set()
+    assert await in_thread == await second == ["a"]
+
+
 async def test_closing_lets_an_abandoned_write_end(path: Path, clock: ManualClock) -> None:
     store = await FaissVectorStore.open(path, clock)
-    await store.create("c", 2)
-    writing = asyncio.create_task(store.delete("c", ["a"]))
+    writing = asyncio.create_task(store.create("c", 2))
     await asyncio.sleep(0)
     writing.cancel()
-    await asyncio.gather(writing, return_exceptions=True)
+    with pytest.raises(asyncio.CancelledError):
+        await writing
     await store.close()
     again = await FaissVectorStore.open(path, clock)
     assert await again.count("c") == 0

@@ -86,8 +86,8 @@ class MemoryTool:
         }
 
     async def __call__(self, args: MemoryArguments, _: Call) -> MemoryAnswer:
-        for name, actions in APPLIES.items():
-            field = MemoryArguments.model_fields[name]
+        for name in args.model_fields_set & APPLIES.keys():
+            field, actions = MemoryArguments.model_fields[name], APPLIES[name]
             if args.action not in actions and getattr(args, name) != field.default:
                 raise InvalidArgumentError(
                     f"{field.alias}: has no meaning for {args.action}, only for {', '.join(actions)}"

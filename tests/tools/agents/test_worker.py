@@ -299,6 +299,12 @@ async def test_a_wrong_start_is_refused() -> None:
         await worker.start()
         await worker.send(**start)
         assert await worker.ended() == (2, "", "worker: a second start\n")
+    async with probe() as worker:
+        await worker.start()
+        await worker.begin({"do": "spin"})
+        assert (await worker.receive())["id"] == "q-1"
+        await worker.send(type="task", id="q-1", prompt="again")
+        assert await worker.ended() == (2, "", "worker: a second task 'q-1' while the first is not done\n")
     async with Driver("admiral") as worker:
         code, _, err = await worker.ended()
         assert code == 2

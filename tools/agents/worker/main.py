@@ -59,7 +59,8 @@ class Worker:
         self._agent = Agent("", "")
         self._tasks: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None: stop
         self._replies: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None: look whether you are cancelled
-        self._cancelled: dict[str, bool] = {}  # by the id of each task that was taken and has not ended
+        self._open: set[str] = set()  # the ids of the tasks that were taken and have not ended
+        self._cancelled: set[str] = set()
         self._calls = 0
 
     def run(self) -> int:
@@ -99,11 +100,14 @@ class Worker:
     def _take(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind == "task":
-            self._cancelled[message["id"]] = False
+            if message["id"] in self._open:
+                raise ProtocolError(f"a second task {message['id']!r} while the first is not done")
+            self._cancelled.discard(message["id"])  # a cancel that came too late for an earlier task of this id
+            self._open.add(message["id"])
             self._tasks.put(message)
         elif kind == "cancel":
-            if message["id"] in self._cancelled:
-                self._cancelled[message["id"]] = True
+            if message["id"] in self._open:
+                self._cancelled.add(message["id"])
                 self._replies.put(None)
         elif kind == "reply":
             self._replies.put(message)
@@ -114,7 +118,7 @@ class Worker:
 
     def _do(self, task_id: str, prompt: str) -> None:
         def is_cancelled() -> bool:
-            return self._cancelled[task_id]
+            return task_id in self._cancelled
 
         def call(tool: str, arguments: dict[str, Any]) -> Any:
             return self._call(tool, arguments, is_cancelled)
@@ -132,7 +136,7 @@ class Worker:
         except Exception as exc:  # noqa: BLE001  the top of a task: the worker outlives a defect in a capability
             sys.excepthook(type(exc), exc, exc.__traceback__)
             line = encode({"type": "error", "id": task_id, "error": f"{type(exc).__name__}: {exc}"})
-        del self._cancelled[task_id]
+        self._open.discard(task_id)
         self._write(line)
 
     def _call(self, tool: str, arguments: dict[str, Any], is_cancelled: Any) -> Any:

@@ -4,7 +4,7 @@ Server to worker:
 
     {"type": "start", "protocol": 1, "agentId": text, "agentType": text, "name": text, "capabilities": [text]}
         the first line, once; `capabilities` are the labels that the agent was spawned with
-    {"type": "task", "id": text, "prompt": text}        work; tasks are done one after another, in order
+    {"type": "task", "id": text, "prompt": text}        work, done in order; no two open tasks share an id
     {"type": "cancel", "id": text}                      leave that task at its next safe point; unknown ids are ignored
     {"type": "reply", "id": n, "result": any}           the answer to call n ...
     {"type": "reply", "id": n, "error": text}           ... or why there is none
