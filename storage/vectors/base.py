@@ -91,11 +91,19 @@ class VectorStore(Protocol):
         ...
 
     async def get(self, name: str, ids: Sequence[str]) -> list[Point]:
-        """Those of `ids` that are there, in that order, with their vectors as they were given (float32)."""
+        """Those of `ids` that are there, in that order, with their vectors as they were given (float32).
+
+        Raises:
+            InvalidArgumentError: an id that no point can have.
+        """
         ...
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
-        """Remove points and return how many there were."""
+        """Remove points and return how many there were.
+
+        Raises:
+            InvalidArgumentError: an id that no point can have.
+        """
         ...
 
     async def delete_where(self, name: str, where: Mapping[str, Any]) -> int:

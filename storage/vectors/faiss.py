@@ -19,7 +19,7 @@ from .base import MAX_DIMENSION, CollectionInfo, Hit, Metric, Point, Vector
 from .filters import parse_filter
 from .flat import FlatIndex
 from .matrix import to_matrix
-from .rows import to_point, to_rows
+from .rows import check_id, to_point, to_rows
 from .sqlite import Collection, PointDatabase
 
 T = TypeVar("T")
@@ -109,10 +109,14 @@ class FaissVectorStore:
         return len(points)
 
     async def get(self, name: str, ids: Sequence[str]) -> list[Point]:
+        for point_id in ids:
+            check_id(point_id)
         rows = await self._to_end(self._database.get(self._find(name).key, ids, self._clock.now()))
         return [to_point(rows[point_id]) for point_id in ids if point_id in rows]
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
+        for point_id in ids:
+            check_id(point_id)
         return await self._to_end(self._database.delete(name, ids, self._clock.now()))
 
     async def delete_where(self, name: str, where: Mapping[str, Any]) -> int:

@@ -26,7 +26,7 @@ def to_rows(points: Sequence[Point], info: CollectionInfo) -> list[PointRow]:
     """
     seen = set[str]()
     for point in points:
-        _check_id(point.id)
+        check_id(point.id)
         if point.id in seen:
             raise InvalidArgumentError(f"point '{point.id}' is twice in this batch: give each id once")
         seen.add(point.id)
@@ -43,7 +43,8 @@ def to_point(row: PointRow) -> Point:
     return Point(point_id, np.frombuffer(vector, STORED).astype(np.float32), json.loads(payload), expires_at)
 
 
-def _check_id(point_id: str) -> None:
+def check_id(point_id: str) -> None:
+    """Raise InvalidArgumentError if no point can have this id."""
     if not 1 <= len(point_id) <= MAX_ID_CHARS or _UNPRINTABLE.search(point_id):
         raise InvalidArgumentError(
             f"a point's id is 1 to {MAX_ID_CHARS} characters without control characters and lone surrogates, "

@@ -311,6 +311,15 @@ async def test_a_bad_id_or_payload_is_refused_with_its_batch(
     assert await store.count("c") == 0
 
 
+@pytest.mark.parametrize("point_id", ["", "x" * (MAX_ID_CHARS + 1), "a\x00", "\ud800"])
+async def test_an_impossible_id_is_refused_everywhere(store: VectorStore, point_id: str) -> None:
+    await store.upsert("c", [Point("a", EAST)])
+    for call in (store.get("c", ["a", point_id]), store.delete("c", ["a", point_id])):
+        with pytest.raises(InvalidArgumentError, match="point's id is 1 to"):
+            await call
+    assert await store.count("c") == 1
+
+
 async def test_the_largest_payload_and_id_are_kept(store: VectorStore) -> None:
     payloads = [{"x": "y" * (MAX_PAYLOAD_BYTES - 8)}, {"x": nested(MAX_PAYLOAD_DEPTH - 1)}]
     await store.upsert("c", [Point("x" * (MAX_ID_CHARS - 1) + str(n), EAST, p) for n, p in enumerate(payloads)])

@@ -39,6 +39,7 @@ async def test_no_acknowledged_write_is_lost_over_many_kills(tmp_path: Path) -> 
             points.update(batch)
 
     async with deck:
+        await deck.call("vector_collections", action="create", collection="c", dimension=2)
         for round_number in range(ROUNDS):
             writers = [asyncio.create_task(remember(worker, round_number)) for worker in range(4)]
             writers.append(asyncio.create_task(upsert(round_number)))

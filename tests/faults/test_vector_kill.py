@@ -64,6 +64,23 @@ async def test_a_killed_writer_loses_no_acknowledged_batch_and_splits_none(tmp_p
         batches = last + 1
 
 
+async def test_two_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.db"
+    firsts = (0, 1000)
+    writers = [await start_writer(path, first) for first in firsts]
+    for writer, first in zip(writers, firsts, strict=True):
+        assert [await acknowledged(writer) for _ in range(10)] == list(range(first, first + 10))
+    for writer in writers:
+        writer.kill()
+        await writer.communicate()
+    store = await FaissVectorStore.open(path, SystemClock())
+    found = await points_by_batch(store)
+    await store.close()
+    for first in firsts:
+        assert [found[batch] for batch in range(first, first + 10)] == [BATCH - 1] * 10
+    assert set(found.values()) <= {BATCH, BATCH - 1}
+
+
 async def test_another_process_sees_every_acknowledged_batch(tmp_path: Path) -> None:
     path = tmp_path / "vectors.db"
     store = await FaissVectorStore.open(path, SystemClock())

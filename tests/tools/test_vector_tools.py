@@ -279,8 +279,13 @@ async def test_a_bad_collection_name_is_refused(deck: Deck, name: str) -> None:
     for tool, arguments in (
         ("vector_upsert", {"points": PLANE}),
         ("vector_collections", {"action": "create", "dimension": 2}),
+        ("vector_search", {"vector": [1, 0]}),
     ):
         assert "1 to 128 letters, digits" in await deck.refusal(tool, collection=name, **arguments)
+
+
+async def test_a_cursor_of_somebody_else_is_refused(deck: Deck) -> None:
+    assert "pass the nextCursor" in await deck.refusal("vector_collections", action="list", cursor="a b")
 
 
 async def test_an_action_without_its_collection_is_refused(deck: Deck) -> None:

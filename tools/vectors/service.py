@@ -35,7 +35,9 @@ class NewPoint:
 
 
 class VectorService:
-    """What names a missing collection raises NotFoundError, except `upsert`; all StorageError if the store fails."""
+    """A bad name raises InvalidArgumentError, a missing collection NotFoundError except in `upsert`; any method
+    raises StorageError if the store fails.
+    """
 
     def __init__(self, store: OnFirstUse[VectorStore], embedder: OnFirstUse[Embedder], clock: Clock) -> None:
         self._store = store
@@ -57,10 +59,17 @@ class VectorService:
         return await store.create(name, embedder.dimension, metric, embedder.name)
 
     async def collections(self, *, limit: int, after: str = "") -> Sequence[CollectionInfo]:
-        """The next collections after the name `after`, by name."""
+        """The next collections after the name `after`, by name.
+
+        Raises:
+            InvalidArgumentError: `after` cannot be a name.
+        """
+        if after and not _NAME.fullmatch(after):
+            raise InvalidArgumentError("cursor: pass the nextCursor of the page before, unchanged, or none")
         return await (await self._store()).collections(limit=limit, after=after)
 
     async def describe(self, name: str) -> CollectionInfo:
+        _check_name(name)
         store = await self._store()
         try:
             return await store.describe(name)
