@@ -247,16 +247,27 @@ async def test_two_servers_share_one_data_directory(tmp_path: Path) -> None:
             await start(two, agent["agentId"], do="extract_code", text="x")
 
 
-async def test_what_comes_with_the_repository_runs(tmp_path: Path) -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    example = Path(__file__).parents[2] / "examples" / "stdio_client.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+async def run_example(name: str, *arguments: str, home: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        example,
-        readme,
-        env={"QUARTERDECK_DATA_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        EXAMPLES / name,
+        *arguments,
+        env={"QUARTERDECK_DATA_DIR": str(home / "deck"), "PATH": "/usr/bin:/bin", "HOME": str(home)},
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
     assert process.returncode == 0
+    return output.decode()
+
+
+async def test_the_client_of_forty_lines_runs(tmp_path: Path) -> None:
+    output = await run_example("stdio_client.py", str(EXAMPLES.parent / "README.md"), home=tmp_path)
     assert json.loads(output)["documents"][0]["title"] == "Quarterdeck"
+
+
+async def test_the_example_of_a_crash_runs(tmp_path: Path) -> None:
+    output = await run_example("crash_and_recover.py", home=tmp_path)
+    assert "found {'heading': 270, 'knots': 12} version 1" in output
