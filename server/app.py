@@ -14,7 +14,7 @@ from .deck import Deck
 
 INSTRUCTIONS = (
     "A deck to command agents from: durable memory (memory_usage), agents that run as real processes "
-    "(agents_spawn_parallel, query_start, query_wait, query_control), uploads (upload, uploads) and vector search "
+    "(agents_spawn_parallel, query_start, query_wait), uploads (upload, uploads) and vector search "
     "(vector_upsert, vector_search). Spawn agents, give each a query, wait for the results."
 )
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 EXIT_UNUSABLE = 2  # settings or data directory
 
@@ -31,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="quarterdeck", description="One MCP server: durable memory, real agents, live control, uploads, vectors."
     )
+    parser.add_argument("--version", action="version", version=f"quarterdeck {version('quarterdeck')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="serve MCP over stdin and stdout")
     demo = commands.add_parser("demo", help="show and verify everything on real input, in a folder of its own")
@@ -75,8 +79,16 @@ def _config() -> int:
         return EXIT_UNUSABLE
     for field in type(settings).model_fields:
         value = getattr(settings, field)
-        shown = ":".join(map(str, value)) if isinstance(value, list) else str(value)  # pyright: ignore[reportUnknownArgumentType]
-        print(f"{environment_name(field)}={shown}  # {origin[field]}")  # noqa: T201
+        print(f"{environment_name(field)}={_shown(value)}  # {origin[field]}")  # noqa: T201
     for name in unknown_variables():
         print(f"# {name} is set but means nothing here")  # noqa: T201
     return 0
+
+
+def _shown(value: object) -> str:
+    """A setting as the environment would spell it."""
+    if isinstance(value, list):
+        return os.pathsep.join(str(item) for item in cast("list[object]", value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

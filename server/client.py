@@ -59,7 +59,7 @@ class DeckClient:
         )
         self._stack = AsyncExitStack()
         self._client: Client | None = None
-        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed with the client
+        self._stderr = tempfile.TemporaryFile("w", encoding="utf-8")  # noqa: SIM115  closed with the client
 
     @property
     def client(self) -> Client:
@@ -71,8 +71,8 @@ class DeckClient:
     @property
     def stderr(self) -> str:
         """All that the server has logged so far."""
-        self._stderr.seek(0)
-        return self._stderr.read()
+        descriptor = self._stderr.fileno()  # shared with the server, which writes where a seek would leave it
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     async def __aenter__(self) -> Self:
         await self.start()

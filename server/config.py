@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -125,8 +126,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        wrong = [f"{_shown_name(str(e['loc'][0]))}: {e['msg']}" for e in exc.errors(include_url=False) if e["loc"]]
-        raise SettingsError("; ".join(wrong)) from None
+        raise SettingsError("; ".join(_explain(error) for error in exc.errors(include_url=False))) from None
 
 
 def environment_name(field: str) -> str:
@@ -135,8 +135,18 @@ def environment_name(field: str) -> str:
     return alias if isinstance(alias, str) else PREFIX + field.upper()
 
 
-def _shown_name(location: str) -> str:
-    return environment_name(location) if location in Settings.model_fields else location
+def _explain(error: ErrorDetails) -> str:
+    """What is wrong with one setting, by the name under which the user gave it."""
+    name = str(error["loc"][0])
+    field = (
+        name
+        if name in Settings.model_fields
+        else next((f for f in Settings.model_fields if environment_name(f) == name), None)
+    )
+    if field is None:
+        return f"{config_file()}: there is no setting {name!r} (valid: {', '.join(Settings.model_fields)})"
+    variable = environment_name(field)
+    return f"{variable if os.environ.get(variable) else f'{config_file()}: {field}'}: {error['msg']}"
 
 
 def sources(settings: Settings) -> dict[str, str]:

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.objects.local import LocalObjectStore
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
+from quarterdeck.storage.sqlite import open_database
+from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.orchestrator import Orchestrator
@@ -49,6 +52,7 @@ if TYPE_CHECKING:  # they import numpy and FAISS, which most sessions do not nee
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 1.0  # seconds
+RECOVER_EVERY = 10  # beats: another server may die at any time
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,16 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         runs = SqliteRunStore(data_dir / "runs.db")
         stack.push_async_callback(runs.close)
 
+        vectors_path = data_dir / "vectors.db"
+        if vectors_path.exists():  # what cannot be used is told at the start, not at the first call
+            open_database(vectors_path, VECTORS).close()
+
         async def open_vectors() -> VectorStore:
             # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
             await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
             from quarterdeck.storage.vectors.faiss import FaissVectorStore
 
-            return await FaissVectorStore.open(data_dir / "vectors.db", clock)
+            return await FaissVectorStore.open(vectors_path, clock)
 
         async def open_embedder() -> Embedder:
             from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
@@ -174,11 +182,13 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
 
 
 async def _beat(orchestrator: Orchestrator, queries: QueryManager) -> None:
-    while True:
+    for beat in count(1):
         await asyncio.sleep(HEARTBEAT)
         try:
             await orchestrator.tick()
             await queries.tick()
+            if beat % RECOVER_EVERY == 0:
+                await orchestrator.recover()
         except Exception:  # the top of a background task: one bad beat must not be the last
             log.exception("heartbeat")
 

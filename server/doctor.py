@@ -151,7 +151,7 @@ def _upload_roots(roots: Sequence[Path]) -> Finding:
 def _backends(data_dir: Path) -> Iterator[Finding]:
     from quarterdeck.storage.memory.sqlite import MIGRATIONS as MEMORY
     from quarterdeck.storage.runs.sqlite import MIGRATIONS as RUNS
-    from quarterdeck.storage.vectors.sqlite import MIGRATIONS as VECTORS
+    from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 
     yield _database("memory", data_dir / "memory.db", len(MEMORY))
     yield _database("runs", data_dir / "runs.db", len(RUNS))

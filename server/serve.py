@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import sys
@@ -25,16 +26,24 @@ async def serve_stdio(settings: Settings) -> None:
         log.warning("%s is set but means nothing here", name)
     async with open_deck(settings) as deck:
         server = DeckServer(deck)
-        async with anyio.create_task_group() as group:
-            if sys.platform != "win32":
-                group.start_soon(_end_on_signal, group.cancel_scope)
+        with anyio.CancelScope() as scope:
+            _end_on_signal(scope)
             await server.run_stdio_async()
-            group.cancel_scope.cancel()
 
 
-async def _end_on_signal(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for received in signals:
-            log.info("%s: ending", received.name)
-            scope.cancel()
-            return
+def _end_on_signal(scope: anyio.CancelScope) -> None:
+    """A signal ends the serving, not the closing that follows: clients close stdin and soon afterwards send SIGTERM.
+
+    The same signal a second time ends the process at once.
+    """
+    loop = asyncio.get_running_loop()
+
+    def end(received: signal.Signals) -> None:
+        log.info("%s: ending", received.name)
+        scope.cancel()
+        loop.remove_signal_handler(received)
+        signal.signal(received, signal.SIG_DFL)
+
+    if sys.platform != "win32":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end, number)

@@ -13,8 +13,8 @@ import os
 import re
 import stat
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -34,10 +34,12 @@ _TAIL_ID = re.compile(rb'"id"\s*:\s*(-?\d+|"(?:[^"\\]|\\.)*")\s*(?:,\s*"jsonrpc"
 def can_serve_pipes() -> bool:
     """Whether both standard descriptors are something that the event loop can wait for."""
     try:
-        modes = [os.fstat(fd).st_mode for fd in (0, 1)]
+        both = [os.fstat(fd) for fd in (0, 1)]
     except OSError:
         return False
-    return all(stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) for mode in modes)
+    if os.path.samestat(*both):  # one socket: asyncio would take what the client sends for the end of its reading
+        return False
+    return all(stat.S_ISFIFO(one.st_mode) or stat.S_ISSOCK(one.st_mode) for one in both)
 
 
 class _Stream:
@@ -61,6 +63,7 @@ class PipeWriter(_Stream, asyncio.BaseProtocol):
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport | None = None
         self._writable = asyncio.Event()
+        self.on_lost: Callable[[], None] = lambda: None  # called when the client has closed its end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101  connect_write_pipe made it
@@ -77,6 +80,7 @@ class PipeWriter(_Stream, asyncio.BaseProtocol):
         del exc
         self._transport = None
         self._writable.set()
+        self.on_lost()
 
     def write(self, line: bytes) -> None:
         """Queue one line.
@@ -94,12 +98,17 @@ class PipeWriter(_Stream, asyncio.BaseProtocol):
         await self._writable.wait()
 
     async def finish(self) -> None:
-        """Wait until everything is with the client or the client is gone, and close."""
+        """Wait until everything is with the client or the client is gone, and close; whoever is cancelled meanwhile
+        gives up what is left."""
         transport = self._transport
-        if transport is not None:
-            transport.set_write_buffer_limits(high=0)  # from now on writable means empty
+        if transport is None:
+            return
+        transport.set_write_buffer_limits(high=0)  # from now on writable means empty
+        try:
             await self._writable.wait()
-            transport.close()
+        finally:
+            if not transport.is_closing():
+                transport.abort()
 
 
 class PipeReader(_Stream, asyncio.Protocol):
@@ -116,6 +125,7 @@ class PipeReader(_Stream, asyncio.Protocol):
         self._eof = False
         self._paused = False
         self._arrival: asyncio.Future[None] | None = None
+        writer.on_lost = self._stop  # a client that takes no answers is gone
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.ReadTransport)  # noqa: S101  connect_read_pipe made it
@@ -160,14 +170,17 @@ class PipeReader(_Stream, asyncio.Protocol):
         except ValueError:
             request_id = None
         answer = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
-        self._writer.write(json.dumps(answer).encode() + b"\n")
+        with suppress(anyio.BrokenResourceError):  # the end of the client is told by `_stop`
+            self._writer.write(json.dumps(answer).encode() + b"\n")
 
     def eof_received(self) -> None:
-        self._eof = True
-        self._wake()
+        self._stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self._stop()
+
+    def _stop(self) -> None:
         self._eof = True
         self._wake()
 

@@ -210,8 +210,9 @@ class Database:
                 write.apply(connection)
             connection.execute("COMMIT")
         except sqlite3.Error as exc:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # whatever happens here, the callers are told below
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             self._queue = batch + self._queue
             self._fail_queue(exc)
             return

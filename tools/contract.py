@@ -7,14 +7,14 @@ is a `Tool` with a `run` of its own: public API, one validation, one answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Protocol, TypeVar, cast, get_args
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, to_json
 
@@ -34,6 +34,23 @@ class Arguments(BaseModel):
         extra="forbid",
         strict=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_left_out(cls, data: Any) -> Any:
+        """Some clients send every optional argument, null where they have nothing to say."""
+        if not isinstance(data, dict):
+            return data
+        given = cast("dict[str, Any]", data)
+        if None not in given.values():
+            return given
+        optional = {
+            name
+            for field_name, field in cls.model_fields.items()
+            if not field.is_required() and field.annotation is not Any  # any JSON may be null on purpose
+            for name in (field_name, field.alias)
+        }
+        return {name: value for name, value in given.items() if value is not None or name not in optional}
 
 
 def _decode_list(value: Any) -> Any:
@@ -159,7 +176,7 @@ def compact(node: Any, definitions: Schema | None = None, *, keep_null: bool = F
         return compact(merged, definitions, keep_null=keep_null)
     out: Schema = {}
     for key, value in schema.items():
-        if key in ("$defs", "title") or (key == "default" and value is None):
+        if key in ("$defs", "title") or (key, value) in (("default", None), ("additionalProperties", True)):
             continue
         if key == "properties":
             out[key] = {name: compact(sub, definitions, keep_null=keep_null) for name, sub in value.items()}
@@ -185,19 +202,42 @@ def explain(tool: str, exc: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _explain_one(error: ErrorDetails, model: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "arguments"
-    names = ", ".join(field.alias or name for name, field in model.model_fields.items())
+    path = error["loc"]
+    where = ".".join(str(part) for part in path) or "arguments"
     match error["type"]:
-        case "extra_forbidden" if len(error["loc"]) == 1:
-            return f"unknown argument '{where}' (valid: {names or 'none'})"
         case "extra_forbidden":
-            return f"unknown argument '{where}'"
+            return f"unknown argument '{where}' (valid: {_names(_model_at(model, path[:-1]))})"
         case "missing":
-            return f"missing argument '{where}'" + (f" (arguments: {names})" if len(error["loc"]) == 1 else "")
+            return f"missing argument '{where}' (arguments: {_names(_model_at(model, path[:-1]))})"
+        case "model_type" | "model_attributes_type":
+            return f"{where}: should be an object (arguments: {_names(_model_at(model, path))}), got {_show(error)}"
         case _:
             text = error["msg"].removeprefix("Value error, ")
-            shown = repr(error["input"])
-            return f"{where}: {text[:1].lower()}{text[1:]}, got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+            return f"{where}: {text[:1].lower()}{text[1:]}, got {_show(error)}"
+
+
+def _show(error: ErrorDetails) -> str:
+    shown = to_json(error["input"], fallback=repr, inf_nan_mode="constants").decode()
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _names(model: type[BaseModel]) -> str:
+    return ", ".join(field.alias or name for name, field in model.model_fields.items()) or "none"
+
+
+def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
+    """The nested model that an error's path leads to."""
+    for part in path:
+        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
+        if field is not None:
+            model = _model_in(field.annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for arm in get_args(annotation) if (model := _model_in(arm))), None)
 
 
 def read_cursor(cursor: str | None) -> int | None:

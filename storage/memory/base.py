@@ -51,7 +51,7 @@ class NamespaceStats:
 
 
 class MemoryStore(Protocol):
-    """Raises StorageError where the backend fails; a change is then not kept."""
+    """Raises StorageError where the backend fails; whether a change was kept is unknown only if its text says so."""
 
     backend: str
 
@@ -128,6 +128,15 @@ def version_conflict(namespace: str, key: str, current: int, expected: int) -> C
         f"and try again with ifVersion {current}",
         version=current,
     )
+
+
+def prefix_end(prefix: str) -> str | None:
+    """The first text after all that begin with `prefix`, by code points; None if there is none."""
+    stem = prefix.rstrip("\U0010ffff")
+    if not stem:
+        return None
+    following = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if following == 0xD800 else following)  # between them UTF-8 has nothing
 
 
 def searchable_text(text: str) -> str:

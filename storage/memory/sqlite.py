@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..sqlite import Database
-from .base import Entry, Hit, NamespaceStats, searchable_text, version_conflict
+from .base import Entry, Hit, NamespaceStats, prefix_end, searchable_text, version_conflict
+from .words import SNIPPET_BEFORE, SNIPPET_CHARS
 
 INDEX_ROWS = 200  # entries indexed in one transaction: some milliseconds of the event loop
 INDEX_BYTES = 200_000
-SNIPPET_CHARS = 200
-SNIPPET_BEFORE = 40  # of them before the word
 
 MIGRATIONS = (
     """
@@ -164,17 +163,18 @@ class SqliteMemoryStore:
     async def page(
         self, namespace: str, *, now: int, limit: int, prefix: str = "", after: str | None = None
     ) -> list[Entry]:
+        end = prefix_end(prefix)
         rows = await self._db.scan(
             f"""
             SELECT {_HEAD} FROM entries
-            WHERE namespace = :namespace AND key >= :first AND (:end IS NULL OR key < :end)
+            WHERE namespace = :namespace AND key >= :first {"" if end is None else "AND key < :end"}
                 AND (:after IS NULL OR key > :after) AND {_LIVE}
             ORDER BY key LIMIT :limit
             """,
             {
                 "namespace": namespace,
-                "first": prefix,
-                "end": _prefix_end(prefix),
+                "first": max(prefix, after or ""),
+                "end": end,
                 "after": after,
                 "now": now,
                 "limit": limit,
@@ -297,12 +297,3 @@ def _index_some(connection: sqlite3.Connection) -> None:
 def _match(words: Sequence[str]) -> str:
     """An FTS5 expression in which nothing of a word is syntax: each is a phrase whose last part is a prefix."""
     return " ".join('"' + word.replace('"', '""') + '"*' for word in words)
-
-
-def _prefix_end(prefix: str) -> str | None:
-    """The first text after all that begin with `prefix`, by code points; None if there is none."""
-    stem = prefix.rstrip("\U0010ffff")
-    if not stem:
-        return None
-    following = ord(stem[-1]) + 1
-    return stem[:-1] + chr(0xE000 if following == 0xD800 else following)  # between them UTF-8 has nothing

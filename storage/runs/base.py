@@ -119,8 +119,9 @@ class Page(Generic[T]):
 class RunStore(Protocol):
     """Whole rows in, whole rows out. Every method may raise StorageError."""
 
-    async def put_agent(self, agent: Agent) -> None:
-        """Insert or replace the agent's row."""
+    async def put_agent(self, agent: Agent, *, expected: AgentStatus | None = None) -> bool:
+        """Insert or replace the agent's row; with `expected` only if it is there in that status. False if it was not
+        written."""
         ...
 
     async def get_agent(self, agent_id: str) -> Agent | None: ...
@@ -135,8 +136,8 @@ class RunStore(Protocol):
         """Insert the query's row; False if its id is taken."""
         ...
 
-    async def put_query(self, query: Query) -> None:
-        """Replace the query's row."""
+    async def put_query(self, query: Query, *, expected: QueryStatus | None = None) -> bool:
+        """Replace the query's row; with `expected` only if it has that status. False if it was not written."""
         ...
 
     async def get_query(self, query_id: str) -> Query | None: ...

@@ -59,17 +59,20 @@ class SqliteRunStore:
         """Raises StorageError as `Database` does."""
         self._db = Database(path, MIGRATIONS)
 
-    async def put_agent(self, agent: Agent) -> None:
+    async def put_agent(self, agent: Agent, *, expected: AgentStatus | None = None) -> bool:
+        if expected is not None:
+            return await self._replace("agents", agent, expected)
         row = (agent.id, agent.status, _dump(agent))
 
-        def put(connection: sqlite3.Connection) -> None:
-            connection.execute(
+        def put(connection: sqlite3.Connection) -> bool:
+            cursor = connection.execute(
                 "INSERT INTO agents (id, status, data) VALUES (?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET status = excluded.status, data = excluded.data",
                 row,
             )
+            return cursor.rowcount == 1
 
-        await self._db.write(put)
+        return await self._db.write(put)
 
     async def get_agent(self, agent_id: str) -> Agent | None:
         rows = self._db.read("SELECT data FROM agents WHERE id = ?", (agent_id,))
@@ -91,13 +94,8 @@ class SqliteRunStore:
 
         return await self._db.write(add)
 
-    async def put_query(self, query: Query) -> None:
-        row = (query.status, _dump(query), query.id)
-
-        def put(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE queries SET status = ?, data = ? WHERE id = ?", row)
-
-        await self._db.write(put)
+    async def put_query(self, query: Query, *, expected: QueryStatus | None = None) -> bool:
+        return await self._replace("queries", query, expected)
 
     async def get_query(self, query_id: str) -> Query | None:
         rows = self._db.read("SELECT data FROM queries WHERE id = ?", (query_id,))
@@ -128,6 +126,18 @@ class SqliteRunStore:
 
     async def close(self) -> None:
         await self._db.close()
+
+    async def _replace(self, table: str, row: Agent | Query, expected: str | None) -> bool:
+        only = "" if expected is None else " AND status = :expected"
+        values = {"status": row.status, "data": _dump(row), "id": row.id, "expected": expected}
+
+        def replace(connection: sqlite3.Connection) -> bool:
+            cursor = connection.execute(
+                f"UPDATE {table} SET status = :status, data = :data WHERE id = :id{only}", values
+            )
+            return cursor.rowcount == 1
+
+        return await self._db.write(replace)
 
     async def _append(self, sql: str, subject: str, record: Event | Audit) -> None:
         data = _dump(record)

@@ -20,43 +20,13 @@ from ..errors import ConflictError, NotFoundError, StorageError
 from ..sqlite import LOCK_TIMEOUT, open_database
 from .base import CollectionInfo
 from .filters import Predicate
+from .schema import MIGRATIONS
 
 PointRow = tuple[str, bytes, str, int | None]  # id, vector, payload as JSON, expiry
 
 KEPT_CHANGES = 1000  # deletions are remembered for so many changes; whoever is further behind starts from nothing
 CHUNK_ROWS = 2048  # points replayed at once
 CHUNK_IDS = 500  # ids in one statement
-
-MIGRATIONS = (
-    """
-    CREATE TABLE collections (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: a name made anew is another collection
-        name TEXT NOT NULL UNIQUE,
-        dimension INTEGER NOT NULL,
-        metric TEXT NOT NULL,
-        embedder TEXT,
-        created_at INTEGER NOT NULL,
-        sequence INTEGER NOT NULL DEFAULT 0    -- the number of the last change
-    );
-    CREATE TABLE points (
-        collection INTEGER NOT NULL,
-        id TEXT NOT NULL,
-        sequence INTEGER NOT NULL,             -- the change that wrote it
-        vector BLOB NOT NULL,                  -- float32, little-endian
-        payload TEXT NOT NULL,
-        expires_at INTEGER,
-        UNIQUE (collection, id)
-    );
-    CREATE INDEX points_changed ON points (collection, sequence);
-    CREATE INDEX points_ending ON points (collection, expires_at) WHERE expires_at IS NOT NULL;
-    CREATE TABLE deletions (
-        collection INTEGER NOT NULL,
-        sequence INTEGER NOT NULL,
-        id TEXT NOT NULL,
-        PRIMARY KEY (collection, sequence, id)
-    ) WITHOUT ROWID;
-    """,
-)
 
 _COLLECTION = "id, sequence, name, dimension, metric, embedder, created_at"
 _CREATE = """

@@ -50,6 +50,18 @@ async def test_a_put_replaces_the_row(store: RunStore) -> None:
     assert [row.status for row in (await store.list_queries()).rows] == ["completed"]
 
 
+async def test_a_put_that_expects_a_status_replaces_only_that(store: RunStore) -> None:
+    assert not await store.put_agent(agent(1, "interrupted"), expected="idle")  # it inserts nothing
+    assert await store.put_agent(agent(1, "busy"))
+    await store.add_query(query(1, "paused"))
+    assert not await store.put_agent(agent(1, "interrupted"), expected="idle")
+    assert not await store.put_query(query(1, "interrupted"), expected="running")
+    assert await store.put_agent(agent(1, "interrupted"), expected="busy")
+    assert await store.put_query(query(1, "interrupted"), expected="paused")
+    assert [row.status for row in (await store.list_agents()).rows] == ["interrupted"]
+    assert [row.status for row in (await store.list_queries()).rows] == ["interrupted"]
+
+
 async def test_a_taken_query_id_is_not_overwritten(store: RunStore) -> None:
     assert await store.add_query(query(1))
     assert not await store.add_query(query(1, "failed"))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import os
+import signal
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -216,6 +220,28 @@ async def test_closing_the_connection_ends_the_agents(tmp_path: Path) -> None:
         assert [agent["status"] for agent in listed] == ["stopped"] * 5
         [result] = (await deck.call("query_wait", queryIds=[query]))["results"]
         assert result["status"] == "terminated"
+
+
+async def test_a_sigterm_during_the_end_does_not_cut_it_short(tmp_path: Path) -> None:
+    async with DeckClient(tmp_path) as deck:
+        spawned = await deck.call("agents_spawn_parallel", agents=[{"type": "coder", "name": "c"}])
+        server = (await deck.call("server_status"))["pid"]
+        worker = await agent_pid(deck, spawned["results"][0]["agentId"])
+        with contextlib.closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")  # the last row cannot be written before the signal has come
+
+            async def interrupt() -> None:
+                await until(lambda: gone(worker))
+                os.kill(server, signal.SIGTERM)
+                await until(lambda: "SIGTERM: ending" in deck.stderr)
+                holder.execute("COMMIT")
+
+            interrupting = asyncio.create_task(interrupt())
+            await deck.stop()
+            await interrupting
+        await deck.start()
+        [entry] = (await deck.call("agents_list", includeHistory=True))["agents"]
+        assert entry["status"] == "stopped"
 
 
 async def test_a_result_waits_for_whoever_asks_later(tmp_path: Path) -> None:

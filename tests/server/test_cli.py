@@ -42,7 +42,7 @@ def test_a_bad_setting_stops_the_start(tmp_path: Path) -> None:
     assert "valid integer" in line
 
 
-@pytest.mark.parametrize("name", ["memory.db", "runs.db"])
+@pytest.mark.parametrize("name", ["memory.db", "runs.db", "vectors.db"])
 def test_a_damaged_store_stops_the_start(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"this is no database" * 500)
     line = refused(run("serve", tmp_path))
@@ -69,6 +69,6 @@ def test_config_shows_every_setting_with_its_source(tmp_path: Path) -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert f"QUARTERDECK_DATA_DIR={tmp_path}  # environment" in lines
-    assert "FEATURE_ADAPTIVE_OPT=False  # environment" in lines
+    assert "FEATURE_ADAPTIVE_OPT=false  # environment" in lines
     assert "QUARTERDECK_LOG_LEVEL=INFO  # default" in lines
     assert "# QUARTERDECK_MEMORY_TTL is set but means nothing here" in lines

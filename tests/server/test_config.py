@@ -66,8 +66,8 @@ def test_the_working_directory_is_the_root_unless_it_is_a_home_or_a_whole_disk(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("agents_max_alive = 0\n", "QUARTERDECK_AGENTS_MAX_ALIVE: Input should be greater than or equal to 1"),
-        ("speed = 3\n", "speed: Extra inputs are not permitted"),
+        ("agents_max_alive = 0\n", "deck.toml: agents_max_alive: Input should be greater than or equal to 1"),
+        ("speed = 3\n", "deck.toml: there is no setting 'speed' (valid: data_dir, log_level"),
         ("this is not TOML", "QUARTERDECK_CONFIG: cannot read"),
     ],
 )

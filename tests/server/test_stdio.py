@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -153,6 +156,55 @@ async def test_end_of_input_with_a_call_in_flight_ends_the_server_cleanly() -> N
         assert client.process.stdin is not None
         client.process.stdin.close()
         assert await asyncio.wait_for(client.process.wait(), 10) == 0
+
+
+@pytest.mark.parametrize("last_line", [b"", b"{nonsense\n"])
+async def test_a_client_that_closes_its_end_early_ends_the_server_without_a_traceback(last_line: bytes) -> None:
+    read, write = os.pipe()
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*SERVER, stdin=pipe, stdout=write, stderr=pipe)
+    os.close(write)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write(json.dumps(INITIALIZE).encode() + b"\n")
+    await asyncio.to_thread(os.read, read, 1 << 16)
+    os.kill(process.pid, signal.SIGSTOP)  # so that it finds both at once
+    os.close(read)
+    process.stdin.write(last_line)
+    await process.stdin.drain()
+    os.kill(process.pid, signal.SIGCONT)
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await process.stderr.read() == b""
+    process.stdin.close()
+
+
+def test_one_socket_for_both_directions_is_served() -> None:
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        subprocess.Popen(SERVER, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE) as process,
+    ):
+        theirs.close()
+        ours.settimeout(30)
+        ours.sendall(json.dumps(INITIALIZE).encode() + b"\n")
+        assert json.loads(ours.makefile().readline())["id"] == "hello"
+        ours.shutdown(socket.SHUT_WR)
+        assert process.wait(30) == 0
+
+
+async def test_what_a_client_does_not_read_is_given_up_with_the_descriptor() -> None:
+    read, write = os.pipe()
+    with os.fdopen(write, "wb", 0) as file:
+        transport, writer = await asyncio.get_running_loop().connect_write_pipe(PipeWriter, file)
+        writer.write(b"x" * (1 << 20))
+        finishing = asyncio.create_task(writer.finish())
+        await asyncio.sleep(0)
+        finishing.cancel()
+        await asyncio.wait([finishing])
+        assert transport.is_closing()
+        assert transport.get_write_buffer_size() == 0
+        await asyncio.sleep(0)
+    os.close(read)
 
 
 def test_files_instead_of_pipes_are_served_by_the_stock_transport(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.runs.base import Agent, ProcessId
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
-from quarterdeck.tools.agents.builtin.base import AgentType
+from quarterdeck.tools.agents.builtin.base import AgentType, Capability
 from quarterdeck.tools.agents.orchestrator import Orchestrator, SpawnRequest
 from quarterdeck.tools.agents.runners.base import (
     AgentDiedError,
@@ -26,7 +27,8 @@ from quarterdeck.tools.queries.manager import QueryManager
 from tests.clock import ManualClock
 
 OWNER = ProcessId("host", "boot", 10, 1.5)
-WORKER = AgentType("worker", "Worker", "works", {}, owns=frozenset({"work"}))
+DEAD = ProcessId(socket.gethostname(), "an earlier boot", 77, 1.0)
+WORKER = AgentType("worker", "Worker", "works", {"toil": Capability("toil.toil", {})}, owns=frozenset({"work"}))
 
 
 class FakeAgent:
@@ -88,8 +90,8 @@ class FakeAgent:
     async def wait(self) -> str:
         return await asyncio.shield(self._dead)
 
-    def usage(self) -> Usage:
-        return Usage(1.0, 1000)
+    def usage(self) -> Usage | None:
+        return None if self._dead.done() else Usage(1.0, 1000)
 
 
 class FakeRunner:

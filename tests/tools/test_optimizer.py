@@ -39,6 +39,8 @@ async def test_a_runaway_is_terminated_after_300_seconds_and_not_before(bridge: 
     bridge.clock.advance(0.001)
     await optimizer(bridge).tick()
     assert query.status == "terminated"
+    assert "terminated by the optimizer" in str(query.error)
+    assert "runaway-query-termination" in str(query.error)
     [entry] = await bridge.queries.audit("q")
     assert (entry.actor, entry.action) == ("optimizer", "terminate")
     assert entry.outcome["evidence"] == {
@@ -97,6 +99,26 @@ async def test_the_most_urgent_rule_acts_once_and_a_broken_one_is_passed_over(br
     assert (asked, query.status) == (["broken", "pause"], "paused")
     await bridge.queries.control("q", "resume", actor="client")
     fake.finish()
+
+
+async def test_a_look_that_fails_is_not_the_last(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    query, _ = await run_one(bridge)
+    bridge.clock.advance(301)
+    watching, control = optimizer(bridge), bridge.queries.control
+
+    async def broken(*_args: Any, **_options: Any) -> Any:
+        watching._acted.clear()  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(bridge.queries, "control", control)
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(bridge.queries, "control", broken)
+    await watching.start(interval_ms=1)
+    await bridge.queries.wait(["q"], 20, _ignore)
+    assert query.status == "terminated"
+    assert "boom" in caplog.text
+    await watching.stop()
 
 
 async def test_it_looks_by_itself_until_it_is_stopped(bridge: Bridge) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError
-from quarterdeck.storage.runs.base import Agent, ProcessId
+from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError, StorageError
+from quarterdeck.storage.runs.base import Agent, ProcessId, Query
 from quarterdeck.tools.agents.orchestrator import SpawnRequest, SpawnResult
-from tests.tools.fakes import Bridge
+from tests.tools.fakes import DEAD, Bridge
 from tests.until import until
 
 
@@ -85,6 +85,80 @@ async def test_when_all_parallel_starts_fail_each_is_tried_once_more_in_turn(bri
     assert len(failed.rows) == 9  # every attempt is on record
 
 
+async def test_progress_only_grows_when_all_are_tried_again(bridge: Bridge) -> None:
+    bridge.runner.failures = 2
+    settled: list[tuple[int, int]] = []
+
+    async def tell(done: int, total: int, _result: SpawnResult) -> None:
+        settled.append((done, total))
+
+    await bridge.orchestrator.spawn(requests(2), on_settled=tell)
+    assert settled == [(1, 2), (2, 2), (3, 4), (4, 4)]
+
+
+async def test_a_cancelled_spawn_leaves_no_agent(bridge: Bridge) -> None:
+    first_is_ready = asyncio.Event()
+
+    async def tell(_done: int, _total: int, _result: SpawnResult) -> None:
+        first_is_ready.set()
+        bridge.runner.gate.clear()
+
+    spawning = asyncio.create_task(bridge.orchestrator.spawn(requests(2), batch_size=1, on_settled=tell))
+    await first_is_ready.wait()
+    await bridge.runner.until_starting(1)
+    spawning.cancel()
+    await asyncio.wait([spawning])
+    assert spawning.cancelled()
+    await until(lambda: not bridge.orchestrator.live)
+    await bridge.orchestrator.close()
+    rows = (await bridge.runs.list_agents()).rows
+    assert [(row.name, row.status, row.error) for row in rows] == [
+        ("w1", "failed", "its spawn was given up"),
+        ("w0", "stopped", None),
+    ]
+
+
+async def test_a_stop_whose_caller_is_cancelled_goes_on(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, fake = await bridge.spawn()
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def end(_grace: float) -> None:
+        entered.set()
+        await go_on.wait()
+        fake.die("ended")
+
+    monkeypatch.setattr(fake, "end", end)
+    stopping = asyncio.create_task(bridge.orchestrator.stop([agent.id], grace=1))
+    await entered.wait()
+    with pytest.raises(ConflictError, match="is stopping; start a new one"):
+        await bridge.orchestrator.get(agent.id)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    go_on.set()
+    await until(lambda: has_ended(bridge, agent.id))
+    assert (await bridge.orchestrator.row(agent.id)).status == "stopped"
+
+
+async def test_an_end_that_the_store_did_not_take_is_told_and_kept_later(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, fake = await bridge.spawn()
+
+    async def full(*_args: object, **_options: object) -> bool:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bridge.runs, "put_agent", full)
+        fake.die("killed")
+        await until(lambda: not bridge.orchestrator.live)
+        await bridge.orchestrator.tick()
+        assert (await bridge.orchestrator.row(agent.id)).status == "failed"
+    await bridge.orchestrator.tick()
+    kept = await bridge.runs.get_agent(agent.id)
+    assert kept is not None
+    assert (kept.status, kept.error) == ("failed", "killed")
+
+
 async def test_the_flag_makes_it_sequential(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, parallel=False)
     await bridge.orchestrator.spawn(requests(4), max_concurrency=4, batch_size=4)
@@ -131,12 +205,18 @@ async def has_ended(bridge: Bridge, agent_id: str) -> bool:
 
 async def test_unknown_and_foreign_agents_are_refused_before_anything_ends(bridge: Bridge) -> None:
     agent, _ = await bridge.spawn()
-    await bridge.runs.put_agent(Agent("other", "worker", "o", "process", ProcessId("h", "b", 99, 1), 1, status="idle"))
+    elsewhere = ProcessId("another host", "b", 99, 1)  # nothing is known of it: it may well live
+    await bridge.runs.put_agent(Agent("other", "worker", "o", "process", elsewhere, 1, status="idle"))
+    await bridge.runs.put_agent(Agent("lost", "worker", "o", "process", DEAD, 1, status="idle"))
     with pytest.raises(NotFoundError, match="no agent 'nobody'"):
         await bridge.orchestrator.stop([agent.id, "nobody"], grace=0)
     with pytest.raises(ConflictError, match="the server with pid 99"):
         await bridge.orchestrator.stop([agent.id, "other"], grace=0)
     assert [live.row.id for live in bridge.orchestrator.live] == [agent.id]
+    with pytest.raises(ConflictError, match=r"lost its server \(pid 77\)"):
+        await bridge.orchestrator.get("lost")
+    assert await bridge.orchestrator.recover() == 1
+    assert (await bridge.orchestrator.row("other")).status == "idle"
 
 
 async def test_an_idle_agent_stops_after_its_time(tmp_path: Path) -> None:
@@ -202,11 +282,29 @@ async def test_the_permission_mode_binds_every_call_into_the_deck(
 
 
 async def test_what_a_dead_server_left_is_marked_interrupted(bridge: Bridge) -> None:
-    dead = ProcessId("host", "an earlier boot", 4242, 1.0)
-    await bridge.runs.put_agent(Agent("ghost", "worker", "g", "process", dead, 1, status="busy", process=dead))
-    await bridge.runs.put_agent(Agent("old", "worker", "g", "process", dead, 1, status="stopped"))
+    await bridge.runs.put_agent(Agent("ghost", "worker", "g", "process", DEAD, 1, status="busy", process=DEAD))
+    await bridge.runs.put_agent(Agent("old", "worker", "g", "process", DEAD, 1, status="stopped"))
     assert await bridge.orchestrator.recover() == 1
     ghost = await bridge.orchestrator.row("ghost")
     assert (ghost.status, ghost.ended_at) == ("interrupted", bridge.clock.now())
     assert (await bridge.orchestrator.row("old")).status == "stopped"
     assert await bridge.orchestrator.recover() == 0
+
+
+async def test_two_servers_that_start_together_mark_what_a_dead_one_left_once(bridge: Bridge) -> None:
+    await bridge.runs.put_agent(Agent("ghost", "worker", "g", "process", DEAD, 1, status="busy", process=DEAD))
+    await bridge.runs.add_query(Query("lost", "ghost", "worker", "p", DEAD, 1, status="running"))
+    agents = await bridge.runs.list_agents()
+    queries = await bridge.runs.list_queries()
+    assert await bridge.orchestrator.recover() == 1
+    [first] = (await bridge.memory.list("wiki-notifications")).entries
+    bridge.clock.advance(1)
+
+    async def seen_before(rows: object) -> object:
+        return rows
+
+    bridge.runs.list_agents = lambda **_: seen_before(agents)  # type: ignore[method-assign,assignment,return-value]
+    bridge.runs.list_queries = lambda **_: seen_before(queries)  # type: ignore[method-assign,assignment,return-value]
+    assert await bridge.orchestrator.recover() == 0
+    assert [event.kind for event in await bridge.runs.list_events("ghost")] == ["interrupted"]
+    assert (await bridge.memory.list("wiki-notifications")).entries == [first]

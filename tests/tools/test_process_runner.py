@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ async def test_a_worker_works_reports_and_stores_through_the_deck(agent: Process
     assert result["documents"][0]["title"] == "Ships"
     assert len(deck.stored) == 1
     usage = agent.usage()
+    assert usage is not None
     assert usage.cpu_seconds > 0
     assert usage.memory_bytes > 1 << 20
 
@@ -89,6 +91,7 @@ async def test_a_killed_worker_is_told_to_whoever_waits(agent: ProcessAgent) -> 
     with pytest.raises(AgentDiedError, match="ended by signal 9"):
         await slow
     assert await agent.wait() == "the worker was ended by signal 9"
+    assert agent.usage() is None
     with pytest.raises(AgentDiedError):
         await agent.run(work(TEXT))
 
@@ -179,8 +182,12 @@ async def test_a_number_that_was_given_to_another_process_is_not_taken_for_the_f
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE)
     identity = processes.identify(process.pid)
     assert processes.find(identity) is not None
-    later = type(identity)(identity.host, identity.boot, identity.pid, identity.started + 10)
+    later = replace(identity, started=identity.started + 10)
     assert processes.find(later) is None
+    assert processes.has_ended(later)
+    elsewhere = replace(identity, host="another host")
+    assert processes.find(elsewhere) is None
+    assert not processes.has_ended(elsewhere)  # nothing is known of it
     process.kill()
     await process.wait()
     assert processes.find(identity) is None
@@ -205,6 +212,7 @@ def worker_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         ("raise SystemExit(0)", "exited with code 0"),
         ('print(\'{"type": "ready", "protocol": 99}\'); input()', "protocol 99 instead of 1"),
         ("print('[1]')", "broke the protocol"),
+        ("print('[' * 100_000)", "broke the protocol"),
     ],
 )
 async def test_a_broken_worker_is_a_plain_failure(
@@ -213,6 +221,58 @@ async def test_a_broken_worker_is_a_plain_failure(
     worker_script(code)
     with pytest.raises(AgentDiedError, match=reason):
         await ProcessRunner().start(SPEC, deck.call)
+
+
+async def test_a_worker_that_has_ended_before_anyone_looks_is_a_plain_failure(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(pid: int) -> None:
+        raise psutil.NoSuchProcess(pid)
+
+    monkeypatch.setattr(processes, "identify", nobody)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(AgentDiedError, match="exited with code 1"):
+        await ProcessRunner().start(SPEC, deck.call)
+
+
+async def test_the_end_of_a_worker_is_seen_while_a_child_of_it_holds_its_pipes(
+    worker_script: Callable[[str], None], deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_runner, "DRAIN_TIMEOUT", 0.05)
+    worker_script(
+        "import os, subprocess, sys\n"
+        "sys.stdin.readline()\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        'print(\'{"type": "ready", "protocol": 1}\')\n'
+        "print(child.pid, file=sys.stderr)\n"
+        "sys.stdin.readline()\n"
+        "os._exit(3)\n"
+    )
+    agent = await ProcessRunner().start(SPEC, deck.call)
+    with pytest.raises(AgentDiedError, match=r"exited with code 3: \d+") as caught:
+        await asyncio.wait_for(agent.run(work("x")), 20)
+    os.kill(int(str(caught.value).rpartition(" ")[2]), signal.SIGKILL)
+
+
+async def test_a_defect_behind_a_call_is_answered(deck: Deck, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_tool: str, _arguments: dict[str, Any]) -> Any:
+        raise RuntimeError("boom")
+
+    agent = await ProcessRunner().start(SPEC, broken)
+    with pytest.raises(WorkError, match="an internal error"):
+        await asyncio.wait_for(agent.run(work(TEXT)), 20)
+    assert "boom" in caplog.text
+    await agent.end(grace=0)
+
+
+async def test_cancelling_does_not_wait_for_a_frozen_worker_to_read(agent: ProcessAgent) -> None:
+    await agent.pause()
+    task = asyncio.create_task(agent.run(work("word " * 100_000)))  # more than a pipe takes
+    await asyncio.sleep(0)
+    await asyncio.wait_for(agent.cancel("q"), 20)
+    await agent.resume()
+    with pytest.raises(WorkCancelledError):
+        await task
 
 
 async def test_a_worker_that_never_gets_ready_is_ended(

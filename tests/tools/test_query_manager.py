@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import sqlite3
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError
-from quarterdeck.storage.runs.base import ProcessId, Query
+from quarterdeck.storage.runs.base import Query
 from quarterdeck.tools.agents.runners.base import Outcome, WorkError
-from tests.tools.fakes import Bridge, FakeAgent
+from tests.tools.fakes import DEAD, Bridge, FakeAgent
 from tests.until import until
 
 
@@ -27,6 +29,15 @@ async def run_one(bridge: Bridge) -> tuple[Query, FakeAgent]:
     query = await bridge.queries.start(agent.id, "work", query_id="q")
     await fake.started.wait()
     return query, fake
+
+
+@contextmanager
+def write_lock(path: Path) -> Generator[None]:
+    """Hold SQLite's write lock as another process would: nothing is written meanwhile."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("COMMIT")
 
 
 async def ignore(_rows: Sequence[Query]) -> None:
@@ -89,6 +100,7 @@ async def test_the_death_of_an_agent_fails_its_queries(bridge: Bridge) -> None:
     fake.die("killed by somebody")
     rows = await finished(bridge, "q", "queued")
     assert [row.status for row in rows] == ["failed", "failed"]
+    assert rows[0].usage == {"cpuSeconds": None, "memoryBytes": None, "tokens": None, "usd": None}
     assert "killed by somebody" in str(rows[0].error)
     assert rows[1].started_at is None
 
@@ -147,6 +159,96 @@ async def test_an_error_that_was_on_its_way_waits_too_and_leaves_no_frozen_agent
     await bridge.queries.control("q", "resume", actor="client")
     [row] = await finished(bridge, "q")
     assert (row.status, row.error, fake.paused) == ("failed", "late", False)
+
+
+async def test_a_result_in_the_moment_of_a_pause_waits_too_and_leaves_no_frozen_agent(
+    bridge: Bridge, tmp_path: Path
+) -> None:
+    query, fake = await run_one(bridge)
+    with write_lock(tmp_path / "runs.db"):
+        pausing = asyncio.create_task(bridge.queries.control("q", "pause", actor="client"))
+        await until(lambda: query.status == "pausing")
+        fake.finish("early")  # while `pausing` is written
+    assert (await pausing).get("status") == "applied"
+    assert (query.status, fake.paused) == ("paused", True)
+    await bridge.queries.control("q", "resume", actor="client")
+    [row] = await finished(bridge, "q")
+    assert (row.status, row.result, fake.paused) == ("completed", "early", False)
+
+
+async def test_a_held_result_does_not_outlive_its_agent(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    await bridge.queries.control("q", "pause", actor="client")
+    fake.finish("early")
+    await bridge.orchestrator.stop([query.agent_id], grace=0)
+    [row] = await finished(bridge, "q")
+    assert row.status == "terminated"
+
+
+async def test_progress_of_a_paused_query_waits_for_the_resume(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    await bridge.queries.control("q", "pause", actor="client")
+    assert fake.work is not None
+    report = {"done": 1, "total": 2, "message": "half"}
+    fake.work.on_progress(report)
+    assert query.progress is None
+    await bridge.queries.control("q", "resume", actor="client")
+    assert query.progress == report
+    fake.finish()
+
+
+async def test_a_pause_whose_caller_is_cancelled_goes_on(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, fake = await run_one(bridge)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pause() -> Outcome:
+        entered.set()
+        await go_on.wait()
+        fake.paused = True
+        return {"status": "applied"}
+
+    monkeypatch.setattr(fake, "pause", pause)
+    pausing = asyncio.create_task(bridge.queries.control("q", "pause", actor="client"))
+    await entered.wait()
+    pausing.cancel()
+    await asyncio.wait([pausing])
+    go_on.set()
+    await until(lambda: query.status == "paused")
+    await bridge.queries.control("q", "resume", actor="client")
+    fake.finish()
+    assert (await finished(bridge, "q"))[0].status == "completed"
+
+
+async def test_a_start_whose_caller_is_cancelled_leaves_no_row_without_its_query(bridge: Bridge) -> None:
+    agent, fake = await bridge.spawn()
+    starting = asyncio.create_task(bridge.queries.start(agent.id, "work", query_id="q"))
+    for _ in range(2):  # the row is on its way to the disk
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert starting.cancelled()
+    await fake.started.wait()
+    fake.finish("done")
+    assert (await finished(bridge, "q"))[0].result == "done"
+
+
+async def test_a_query_ends_even_by_a_defect(bridge: Bridge, caplog: pytest.LogCaptureFixture) -> None:
+    _, fake = await run_one(bridge)
+    fake.fail(RuntimeError("boom"))
+    [row] = await finished(bridge, "q")
+    assert (row.status, row.error) == ("failed", "an internal error ended it; the server's log has the details")
+    assert "boom" in caplog.text
+
+
+async def test_an_end_is_told_only_when_it_is_on_disk(bridge: Bridge, tmp_path: Path) -> None:
+    _, fake = await run_one(bridge)
+    with write_lock(tmp_path / "runs.db"):
+        fake.finish("done")
+        rows = await bridge.queries.wait(["q"], 0.05, ignore)
+        assert bridge.queries.pending(rows) == ["q"]
+    rows = await finished(bridge, "q")
+    assert bridge.queries.pending(rows) == []
+    assert await bridge.runs.get_query("q") == rows[0]
 
 
 @pytest.mark.parametrize("action", ["pause", "resume"])
@@ -215,6 +317,19 @@ async def test_terminating_a_queued_query_never_starts_it(bridge: Bridge) -> Non
     assert rows[1].started_at is None
 
 
+async def test_a_query_terminated_in_the_queue_as_its_turn_comes_ends_once(bridge: Bridge) -> None:
+    first, fake = await run_one(bridge)
+    await bridge.queries.start(first.agent_id, "more", query_id="second")
+    terminating = asyncio.create_task(bridge.queries.control("second", "terminate", actor="client"))
+    await asyncio.sleep(0)
+    fake.finish()
+    await terminating
+    await finished(bridge, "q", "second")
+    [live] = bridge.orchestrator.live
+    await until(lambda: live.row.status == "idle" and not live.turn.locked())
+    assert live.waiting == 0
+
+
 async def test_a_control_that_the_state_does_not_allow_says_what_is_possible(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
     await bridge.queries.start(query.agent_id, "more", query_id="second")
@@ -231,8 +346,7 @@ async def test_a_control_that_the_state_does_not_allow_says_what_is_possible(bri
 
 
 async def test_a_query_of_another_server_is_refused_with_its_owner(bridge: Bridge) -> None:
-    gone = ProcessId("host", "an earlier boot", 77, 1.0)
-    await bridge.runs.add_query(Query("far", "a", "worker", "p", gone, 1, status="running"))
+    await bridge.runs.add_query(Query("far", "a", "worker", "p", DEAD, 1, status="running"))
     with pytest.raises(ConflictError, match=r"lost its server \(pid 77\)"):
         await bridge.queries.control("far", "pause", actor="client")
 
@@ -268,6 +382,30 @@ async def test_wait_ends_with_the_last_query_or_with_the_time(bridge: Bridge) ->
     assert [row.status for row in await waiting] == ["completed"]
     with pytest.raises(NotFoundError):
         await bridge.queries.wait(["q", "nothing"], 1, ignore)
+
+
+async def test_waiting_reads_an_ended_query_once(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, fake = await run_one(bridge)
+    fake.finish()
+    await finished(bridge, "q")
+    await bridge.queries.start(query.agent_id, "more", query_id="second")
+    read: list[str] = []
+    look = bridge.queries.row
+
+    async def row(query_id: str) -> Query:
+        read.append(query_id)
+        return await look(query_id)
+
+    async def end_at_the_third(_rows: Sequence[Query]) -> None:
+        if read.count("second") == 3:
+            fake.finish()
+
+    monkeypatch.setattr(bridge.queries, "row", row)
+    monkeypatch.setattr("quarterdeck.tools.queries.manager.LOOK_EVERY", 0.001)
+    await fake.started.wait()
+    await bridge.queries.wait(["q", "second"], 20, end_at_the_third)
+    assert read.count("q") == 1
+    assert read.count("second") > 3
 
 
 async def test_progress_reaches_the_disk_with_the_next_tick(bridge: Bridge) -> None:

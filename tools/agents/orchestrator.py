@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,8 +14,18 @@ import anyio
 
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, DeckError, NotFoundError
-from quarterdeck.storage.runs.base import LIVE_AGENT, LIVE_QUERY, Agent, AgentStatus, Event, ProcessId, RunStore
+from quarterdeck.storage.runs.base import (
+    LIVE_AGENT,
+    LIVE_QUERY,
+    Agent,
+    AgentStatus,
+    Event,
+    ProcessId,
+    Query,
+    RunStore,
+)
 
+from ..tasks import Tasks
 from . import processes
 from .builtin.base import AgentType
 from .rights import Rights
@@ -33,7 +44,6 @@ class SpawnRequest:
 
     type: str
     name: str
-    capabilities: Sequence[str] = ()
     priority: str = "medium"
     permission_mode: str = "default"
     task: str | None = None  # what it is asked for at once; whoever spawns gives it the query
@@ -103,7 +113,8 @@ class Orchestrator:
         self._idle_timeout = idle_timeout
         self._live: dict[str, LiveAgent] = {}
         self._starting = 0
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._unsaved: dict[str, Agent] = {}  # rows that the store did not take; tick tries again
+        self._tasks = Tasks()
 
     @property
     def live(self) -> Sequence[LiveAgent]:
@@ -123,15 +134,17 @@ class Orchestrator:
 
         The most urgent go first, in batches of `batch_size`, one batch after the other, at most `max_concurrency`
         at a time. When every start failed, each that could have worked is tried once more, one after another.
+        Whoever is cancelled meanwhile leaves no agent behind: nobody was told their ids.
         """
         results: list[SpawnResult | None] = [None] * len(requests)
-        settled = 0
+        ready: list[str] = []
+        settled, total = 0, len(requests)
 
         async def settle(index: int) -> None:
             nonlocal settled
-            result = results[index] = await self._spawn_one(requests[index])
+            result = results[index] = await self._spawn_one(requests[index], ready)
             settled += 1
-            await on_settled(settled, len(requests), result)
+            await on_settled(settled, total, result)
 
         queue = sorted(range(len(requests)), key=lambda index: PRIORITIES.index(requests[index].priority))
         limiter = anyio.CapacityLimiter(max_concurrency if self._parallel else 1)
@@ -140,20 +153,24 @@ class Orchestrator:
             async with limiter:
                 await settle(index)
 
-        for start in range(0, len(queue), batch_size):
-            async with anyio.create_task_group() as batch:
-                for index in queue[start : start + batch_size]:
-                    batch.start_soon(limited, index)
+        try:
+            for start in range(0, len(queue), batch_size):
+                async with anyio.create_task_group() as batch:
+                    for index in queue[start : start + batch_size]:
+                        batch.start_soon(limited, index)
 
-        retry = [index for index in queue if (result := results[index]) and result.agent and not result.spawned]
-        if self._parallel and len(requests) > 1 and len(retry) == len(requests):
-            log.warning("all %d parallel starts failed; trying them one after another", len(requests))
-            settled = 0
-            for index in retry:
-                await settle(index)
+            retry = [index for index in queue if (result := results[index]) and result.agent and not result.spawned]
+            if self._parallel and len(requests) > 1 and len(retry) == len(requests):
+                log.warning("all %d parallel starts failed; trying them one after another", len(requests))
+                total += len(retry)
+                for index in retry:
+                    await settle(index)
+        except BaseException:
+            self._tasks.start(self.stop(ready, grace=0))
+            raise
         return [result for result in results if result is not None]
 
-    async def _spawn_one(self, request: SpawnRequest) -> SpawnResult:
+    async def _spawn_one(self, request: SpawnRequest, ready: list[str]) -> SpawnResult:
         agent_type = self._types.get(request.type)
         if agent_type is None:
             return SpawnResult(request, None, f"unknown type {request.type!r} (valid: {', '.join(self._types)})", None)
@@ -165,11 +182,12 @@ class Orchestrator:
             return SpawnResult(request, None, error, None)
         self._starting += 1
         try:
-            return await self._start(request, agent_type)
+            return await self._start(request, agent_type, ready)
         finally:
             self._starting -= 1
 
-    async def _start(self, request: SpawnRequest, agent_type: AgentType) -> SpawnResult:
+    async def _start(self, request: SpawnRequest, agent_type: AgentType, ready: list[str]) -> SpawnResult:
+        """Start one agent and add its id to `ready`."""
         agent = Agent(
             id=f"{request.type}-{secrets.token_hex(4)}",
             type=request.type,
@@ -177,7 +195,7 @@ class Orchestrator:
             runner="process",
             owner=self._owner,
             created_at=self._clock.now(),
-            capabilities=list(request.capabilities),
+            capabilities=list(agent_type.capabilities),  # a built-in type keeps to what it knows
             priority=request.priority,
             permission_mode=request.permission_mode,
             status="starting",
@@ -188,20 +206,27 @@ class Orchestrator:
             rights = Rights(agent.permission_mode, agent_type.owns)
             began = self._clock.monotonic()
             handle = await self._runner.start(spec, self._restricted(rights))
-            agent.spawn_ms = round((self._clock.monotonic() - began) * 1000, 1)
-            agent.process = handle.process
-            agent.ready_at = self._clock.now()
-            agent.status = "idle"
-            live = LiveAgent(agent, handle, rights, idle_since=self._clock.monotonic())
-            self._live[agent.id] = live
-            self._watch(live)
-            await self._record(agent, "spawned", spawnTime=agent.spawn_ms)
         except (AgentDiedError, OSError, DeckError) as exc:
-            agent.status, agent.error, agent.ended_at = "failed", str(exc), self._clock.now()
-            await self._record(agent, "failed", error=agent.error)
+            await self._not_started(agent, str(exc))
             return SpawnResult(request, agent, agent.error, None)
+        except BaseException:
+            self._tasks.start(self._not_started(agent, "its spawn was given up"))
+            raise
+        agent.spawn_ms = round((self._clock.monotonic() - began) * 1000, 1)
+        agent.process = handle.process
+        agent.ready_at = self._clock.now()
+        agent.status = "idle"
+        live = LiveAgent(agent, handle, rights, idle_since=self._clock.monotonic())
+        self._live[agent.id] = live
+        ready.append(agent.id)
+        self._tasks.start(self._watch(live))
+        await self._record(agent, "spawned", spawnTime=agent.spawn_ms)
         await self._tracker.spawned(agent, request.task)
         return SpawnResult(request, agent, None, agent.spawn_ms)
+
+    async def _not_started(self, agent: Agent, reason: str) -> None:
+        agent.status, agent.error, agent.ended_at = "failed", reason, self._clock.now()
+        await self._record(agent, "failed", error=reason)
 
     def _restricted(self, rights: Rights) -> CallDeck:
         async def call(tool: str, arguments: dict[str, Any]) -> Any:
@@ -217,23 +242,32 @@ class Orchestrator:
 
         Raises:
             NotFoundError: there never was one.
-            ConflictError: it has ended, or another server owns it.
+            ConflictError: it has ended or is ending, or another server owns it.
         """
-        if live := self._live.get(agent_id):
+        live = self._live.get(agent_id)
+        if live is not None and live.row.status != "stopping":
             return live
-        row = await self.row(agent_id)
-        if row.status in LIVE_AGENT:
-            raise ConflictError(
-                f"agent {agent_id} belongs to the server with pid {row.owner.pid}; give it work through that server"
-            )
+        row = live.row if live is not None else await self.row(agent_id)
+        if live is None and row.status in LIVE_AGENT:
+            pid = row.owner.pid
+            if processes.has_ended(row.owner):
+                raise ConflictError(
+                    f"agent {agent_id} lost its server (pid {pid}); start a new one with agents_spawn_parallel"
+                )
+            raise ConflictError(f"agent {agent_id} belongs to the server with pid {pid}; use it through that server")
         raise ConflictError(f"agent {agent_id} is {row.status}; start a new one with agents_spawn_parallel")
 
     async def row(self, agent_id: str) -> Agent:
         """The agent's row, live or ended. Raises NotFoundError."""
-        row = await self._runs.get_agent(agent_id)
+        row = await self._runs.get_agent(agent_id) or self._unsaved.get(agent_id)
         if row is None:
             raise NotFoundError(f"no agent {agent_id!r}; agents_list shows the live ones")
-        return row
+        return self.latest(row)
+
+    def latest(self, row: Agent) -> Agent:
+        """What is known of the agent here; `row`, from the store, may lag behind it."""
+        live = self._live.get(row.id)
+        return live.row if live is not None else self._unsaved.get(row.id, row)
 
     # --- work
 
@@ -255,6 +289,9 @@ class Orchestrator:
 
     async def tick(self) -> None:
         """End agents that have been idle for too long; measure those that work. Called about once a second."""
+        for agent in list(self._unsaved.values()):
+            with contextlib.suppress(DeckError):
+                await self._save(agent)
         now = self._clock.monotonic()
         for live in self.live:
             if live.row.status == "idle" and not live.waiting and now - live.idle_since >= self._idle_timeout:
@@ -263,20 +300,21 @@ class Orchestrator:
                 await self._measure(live, now)
 
     async def _measure(self, live: LiveAgent, now: float) -> None:
-        if live.measured is None:
-            live.measured = (now, live.handle.usage())
+        if live.measured is not None and now - live.measured[0] < METRICS_EVERY:
             return
-        since, before = live.measured
-        if now - since >= METRICS_EVERY:
-            usage = live.handle.usage()
-            live.measured = (now, usage)
+        usage = live.handle.usage()
+        if usage is None:
+            return
+        if live.measured is not None:
+            since, before = live.measured
             percent = 100 * max(0.0, usage.cpu_seconds - before.cpu_seconds) / (now - since)
             await self._tracker.measured(live.row, usage, percent)
+        live.measured = (now, usage)
 
     # --- end
 
     async def stop(self, agent_ids: Sequence[str], grace: float) -> dict[str, AgentStatus]:
-        """End agents of this server and everything that they started, at the same time.
+        """End agents of this server and everything that they started, at the same time, to the end once begun.
 
         Returns each one's status afterwards; an agent that had ended already keeps its own.
 
@@ -300,18 +338,16 @@ class Orchestrator:
             await self._ended(live, "ended by agents_stop or at the server's end")
             statuses[live.row.id] = live.row.status
 
-        async with anyio.create_task_group() as group:
-            for live in ending:
-                group.start_soon(end, live)
+        async def end_all() -> None:
+            async with anyio.create_task_group() as group:
+                for live in ending:
+                    group.start_soon(end, live)
+
+        await self._tasks.finish(end_all())
         return {agent_id: statuses[agent_id] for agent_id in dict.fromkeys(agent_ids)}
 
-    def _watch(self, live: LiveAgent) -> None:
-        async def watch() -> None:
-            await self._ended(live, await live.handle.wait())
-
-        task = asyncio.create_task(watch())
-        self._watchers.add(task)
-        task.add_done_callback(self._watchers.discard)
+    async def _watch(self, live: LiveAgent) -> None:
+        await self._ended(live, await live.handle.wait())
 
     async def _ended(self, live: LiveAgent, reason: str) -> None:
         """Write the end of an agent, once: whoever notices first, a stop or the watcher."""
@@ -327,16 +363,20 @@ class Orchestrator:
     async def _record(self, agent: Agent, kind: str, *, query_id: str | None = None, **data: Any) -> None:
         """Keep the agent's row and what has just happened to it. A store that fails is logged: the agent goes on."""
         try:
-            await self._runs.put_agent(agent)
+            await self._save(agent)
             await self._runs.add_event(Event(self._clock.now(), agent.id, kind, query_id, data))
         except DeckError as exc:
             log.warning("agent %s: %s was not recorded: %s", agent.id, kind, exc.message)
 
+    async def _save(self, agent: Agent) -> None:
+        self._unsaved[agent.id] = agent
+        await self._runs.put_agent(agent)
+        self._unsaved.pop(agent.id, None)
+
     async def close(self, grace: float = 2.0) -> None:
         """End every agent."""
         await self.stop(list(self._live), grace)
-        if self._watchers:
-            await asyncio.wait(self._watchers)
+        await self._tasks.close()
 
     # --- after a crash
 
@@ -345,17 +385,37 @@ class Orchestrator:
         interrupted = 0
         agents = await self._runs.list_agents(statuses=sorted(LIVE_AGENT), limit=10_000)
         for agent in agents.rows:
-            if processes.find(agent.owner) is None:
+            if processes.has_ended(agent.owner):
                 if agent.process is not None and (orphan := processes.find(agent.process)) is not None:
                     await processes.end(orphan, grace=0)
-                agent.status, agent.ended_at = "interrupted", self._clock.now()
-                await self._record(agent, "interrupted", reason="its server ended without stopping it")
-                interrupted += 1
+                interrupted += await self._interrupt(agent)
         queries = await self._runs.list_queries(statuses=sorted(LIVE_QUERY), limit=10_000)
         for query in queries.rows:
-            if processes.find(query.owner) is None:
-                query.status, query.ended_at = "interrupted", self._clock.now()
-                query.error = "its server ended while it ran"
-                await self._runs.put_query(query)
-                await self._tracker.completed(query)
+            if processes.has_ended(query.owner):
+                await self._interrupt_query(query)
         return interrupted
+
+    async def _interrupt(self, agent: Agent) -> bool:
+        """Write it, unless another server that has just started was faster or the store fails."""
+        before, agent.status, agent.ended_at = agent.status, "interrupted", self._clock.now()
+        reason = {"reason": "its server ended without stopping it"}
+        try:
+            if not await self._runs.put_agent(agent, expected=before):
+                return False
+            await self._runs.add_event(Event(self._clock.now(), agent.id, "interrupted", None, reason))
+        except DeckError as exc:
+            log.warning("agent %s was not marked interrupted: %s", agent.id, exc.message)
+            return False
+        return True
+
+    async def _interrupt_query(self, query: Query) -> None:
+        """As `_interrupt`."""
+        before, query.status, query.ended_at = query.status, "interrupted", self._clock.now()
+        query.error = "its server ended while it ran"
+        try:
+            if not await self._runs.put_query(query, expected=before):
+                return
+        except DeckError as exc:
+            log.warning("query %s was not marked interrupted: %s", query.id, exc.message)
+            return
+        await self._tracker.completed(query)

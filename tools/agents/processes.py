@@ -6,6 +6,8 @@ A signal is a request; what `/proc` (through psutil) says afterwards is the answ
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,9 +18,12 @@ import psutil
 
 from quarterdeck.storage.runs.base import ProcessId
 
+log = logging.getLogger(__name__)
+
 STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 STILLNESS = 0.02  # seconds over which CPU time must not grow; two ticks of the kernel's clock
-_GONE = (psutil.NoSuchProcess, psutil.ZombieProcess)
+KILL_PATIENCE = 10.0  # seconds after which a process that does not die of SIGKILL is left to the system
+_GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)  # gone, or not ours any more
 
 
 def _boot() -> str:
@@ -48,12 +53,44 @@ def find(process: ProcessId) -> psutil.Process | None:
     return None
 
 
+def has_ended(process: ProcessId) -> bool:
+    """Whether it is known to run no more; of another host's processes nothing is known."""
+    return process.host == socket.gethostname() and find(process) is None
+
+
 def tree(root: psutil.Process) -> list[psutil.Process]:
     """The process and all its descendants, parents first."""
+    pids = [root.pid]
+    try:
+        for pid in pids:
+            pids += _children(pid)
+    except OSError:  # not Linux: psutil looks at every process of the machine, which takes its time
+        with contextlib.suppress(*_GONE):
+            return [root, *root.children(recursive=True)]
+        return [root]
     members = [root]
-    with contextlib.suppress(*_GONE):
-        members += root.children(recursive=True)
+    for pid in pids[1:]:
+        with contextlib.suppress(*_GONE):
+            members.append(psutil.Process(pid))
     return members
+
+
+def _children(pid: int) -> list[int]:
+    """The children that any thread of the process has started. Raises OSError where the kernel does not tell."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208  names, not paths
+    except OSError:
+        if not Path("/proc/self/task").is_dir():
+            raise
+        return []
+    for thread in threads:
+        try:
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text(encoding="ascii").split())
+        except OSError:
+            if not Path("/proc/thread-self/children").exists():
+                raise
+    return found
 
 
 def cpu_seconds(members: Iterable[psutil.Process]) -> float:
@@ -137,7 +174,8 @@ def _is_stopped(process: psutil.Process) -> bool:
 
 
 async def end(root: psutil.Process, grace: float) -> None:
-    """Ask the whole tree to end (SIGTERM), wait `grace` seconds, kill what is left; returns when nobody is."""
+    """Ask the whole tree to end (SIGTERM), wait `grace` seconds, kill what is left; returns when nobody is, or when
+    the system has not let go of a killed process for too long."""
     members = tree(root)
     for member in members:
         with contextlib.suppress(*_GONE):
@@ -145,6 +183,9 @@ async def end(root: psutil.Process, grace: float) -> None:
             member.resume()  # a stopped process takes the signal only when it goes on
     deadline = anyio.current_time() + grace
     while left := _alive(members + [p for m in members for p in tree(m)]):
+        if anyio.current_time() >= deadline + KILL_PATIENCE:
+            log.warning("processes %s outlive SIGKILL", [member.pid for member in left])
+            return
         if anyio.current_time() >= deadline:
             for member in left:
                 with contextlib.suppress(*_GONE):

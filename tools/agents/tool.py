@@ -13,8 +13,9 @@ from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.runs.base import LIVE_AGENT, Agent, AgentStatus, Event, RunStore
 
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
-from ..queries.manager import QueryManager
+from ..queries.manager import MAX_PROMPT, QueryManager
 from .builtin.base import CrewMember
+from .builtin.catalogue import CREWS, TYPES
 from .orchestrator import LiveAgent, Orchestrator, SpawnRequest, SpawnResult
 from .rights import PermissionMode
 from .tracker import iso
@@ -25,17 +26,21 @@ Priority = Literal["low", "medium", "high", "critical"]
 
 
 class AgentArguments(Arguments):
-    type: str = Field(description="a built-in type, e.g. researcher")
+    type: str = Field(description=f"one of {', '.join(TYPES)}")
     name: str = Field(min_length=1, max_length=100)
-    capabilities: Annotated[list[str], FromJsonText] = Field(default_factory=list[str], max_length=50)
+    capabilities: Annotated[list[str], FromJsonText] = Field(
+        default_factory=list[str], max_length=50, description="labels; a built-in type keeps to its own"
+    )
     priority: Priority = "medium"
-    task: str | None = Field(None, min_length=1, description="work to start with, as in query_start")
+    task: str | None = Field(
+        None, min_length=1, max_length=MAX_PROMPT, description="work to start with, as in query_start"
+    )
     permission_mode: PermissionMode = "default"
 
 
 class SpawnArguments(Arguments):
     agents: Annotated[list[AgentArguments] | None, FromJsonText] = Field(None, min_length=1, max_length=MAX_SPAWNS)
-    crew: str | None = Field(None, description="a whole crew by name, instead of agents")
+    crew: str | None = Field(None, description=f"a whole crew instead of agents: {', '.join(CREWS)}")
     max_concurrency: int = Field(5, ge=1, le=50)
     batch_size: int = Field(3, ge=1, le=50)
 
@@ -61,6 +66,7 @@ class Spawned(TypedDict, total=False):
     status: Literal["spawned", "failed"]
     error: str | None
     spawnTime: float | None
+    capabilities: list[str]
     queryId: str
 
 
@@ -151,7 +157,7 @@ class AgentTools:
         )
         shown = [await self._spawned(result) for result in results]
         ready = [result.spawn_ms for result in results if result.spawn_ms is not None]
-        return {
+        answer: SpawnAnswer = {
             "success": bool(ready),
             "agentsSpawned": len(ready),
             "agentsFailed": len(results) - len(ready),
@@ -169,19 +175,23 @@ class AgentTools:
             },
             "timestamp": iso(self._clock.now()),
         }
+        if not ready:  # as `upload`, where all failed: a refusal that has what a success would have
+            reasons = "; ".join(dict.fromkeys(f"{result.request.name} - {result.error}" for result in results))
+            raise DeckError(f"no agent was started: {reasons}", **answer)
+        return answer
 
     def _requests(self, arguments: SpawnArguments) -> list[SpawnRequest]:
         if (arguments.agents is None) == (arguments.crew is None):
             raise InvalidArgumentError(f"give either agents or crew (crews: {', '.join(self._crews)})")
         if arguments.agents is not None:
             return [
-                SpawnRequest(one.type, one.name, one.capabilities, one.priority, one.permission_mode, one.task)
+                SpawnRequest(one.type, one.name, one.priority, one.permission_mode, one.task)
                 for one in arguments.agents
             ]
         crew = self._crews.get(arguments.crew or "")
         if crew is None:
             raise InvalidArgumentError(f"unknown crew {arguments.crew!r} (valid: {', '.join(self._crews)})")
-        return [SpawnRequest(member.type, member.name, (), member.priority) for member in crew]
+        return [SpawnRequest(member.type, member.name, member.priority) for member in crew]
 
     async def _spawned(self, result: SpawnResult) -> Spawned:
         request, agent = result.request, result.agent
@@ -193,6 +203,8 @@ class AgentTools:
             "error": result.error,
             "spawnTime": result.spawn_ms,
         }
+        if agent is not None:
+            shown["capabilities"] = agent.capabilities
         if request.task is not None and agent is not None and result.spawned:
             try:
                 shown["queryId"] = (await self._queries.start(agent.id, request.task)).id
@@ -203,6 +215,8 @@ class AgentTools:
     async def list(self, arguments: ListArguments, _call: Call) -> ListAnswer:
         live = {agent.row.id: agent for agent in self._orchestrator.live}
         if arguments.agent_id is not None:
+            if (arguments.status, arguments.cursor) != (None, None):
+                raise InvalidArgumentError("agentId: names one agent; status and cursor are for lists without it")
             row = await self._orchestrator.row(arguments.agent_id)
             entry = self._entry(row, live.get(row.id))
             if arguments.include_history:
@@ -224,8 +238,7 @@ class AgentTools:
         }
 
     def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
-        if live is not None:
-            row = live.row
+        row = self._orchestrator.latest(row)
         usage = live.handle.usage() if live else None
         return {
             "agentId": row.id,

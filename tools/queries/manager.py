@@ -24,10 +24,12 @@ from ..agents.orchestrator import LiveAgent, Orchestrator
 from ..agents.rights import lower
 from ..agents.runners.base import AgentDiedError, Outcome, Work, WorkCancelledError, WorkError
 from ..agents.tracker import Tracker
+from ..tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 Json = Any
+MAX_PROMPT = 1 << 20  # characters
 LOOK_EVERY = 0.25  # seconds between two looks of a wait at progress and at queries of other servers
 TERMINATE_GRACE = 2.0  # seconds for an agent to leave its work at a safe point
 
@@ -52,6 +54,7 @@ class LiveQuery:
     terminating: bool = False
     task: asyncio.Task[None] | None = None
     unsaved: bool = False  # progress that is not on disk yet
+    held_progress: dict[str, Json] | None = None  # came in while a pause held it
 
 
 class QueryManager:
@@ -63,6 +66,7 @@ class QueryManager:
         self._tracker = tracker
         self._clock = clock
         self._live: dict[str, LiveQuery] = {}
+        self._tasks = Tasks()
 
     @property
     def live(self) -> Sequence[Query]:
@@ -101,32 +105,35 @@ class QueryManager:
             budget=dict(budget or {}),
             metadata=dict(metadata or {}),
         )
+        return await self._tasks.finish(self._begin(agent, row))
+
+    async def _begin(self, agent: LiveAgent, row: Query) -> Query:
         if not await self._runs.add_query(row):
             raise ConflictError(f"query id {row.id!r} is taken; leave queryId out to get a fresh one")
         query = LiveQuery(row, agent)
         query.released.set()
         self._live[row.id] = query
         agent.waiting += 1
-        query.task = asyncio.create_task(self._serve(query))
+        query.task = self._tasks.start(self._serve(query))
         return row
 
     async def _serve(self, query: LiveQuery) -> None:
-        row = query.row
-        try:
-            async with query.agent.turn:
-                if not query.terminating:
-                    await self._run(query)
-        except (WorkCancelledError, AgentDiedError) as exc:
-            stopped = query.terminating or query.agent.row.status in ("stopping", "stopped")
-            row.status = "terminated" if stopped else "failed"
-            row.error = row.error or (None if query.terminating else f"its agent has ended: {exc}")
-        except WorkError as exc:
-            row.status, row.error = "failed", str(exc)
-        finally:
-            if not query.ended.is_set():  # a query that was terminated in the queue has been settled there
-                if row.status in LIVE_QUERY:
-                    row.status, row.error = "failed", "an internal error ended it; the server's log has the details"
-                await self._settle(query)
+        async with query.agent.turn:
+            if query.terminating:
+                return  # whoever terminated it in the queue settles it
+            row = query.row
+            try:
+                await self._run(query)
+            except (WorkCancelledError, AgentDiedError) as exc:
+                stopped = query.terminating or query.agent.row.status in ("stopping", "stopped")
+                row.status = "terminated" if stopped else "failed"
+                row.error = row.error or (None if query.terminating else f"its agent has ended: {exc}")
+            except WorkError as exc:
+                row.status, row.error = "failed", str(exc)
+            except Exception:  # the top of a background task: the query must end whatever happens
+                log.exception("query %s", row.id)
+                row.status, row.error = "failed", "an internal error ended it; the server's log has the details"
+            await self._settle(query)
 
     async def _run(self, query: LiveQuery) -> None:
         row, agent = query.row, query.agent
@@ -146,8 +153,7 @@ class QueryManager:
                 result = await agent.handle.run(work)
             except WorkError as exc:
                 error = exc
-            while not query.released.is_set():  # a held query does not change
-                await query.released.wait()
+            await self._until_released(query)  # a held query does not change
             if query.terminating:
                 raise WorkCancelledError(row.id)
             if error is not None:
@@ -157,11 +163,22 @@ class QueryManager:
             agent.rights.mode = agent.row.permission_mode
             after = agent.handle.usage()
             row.usage = {
-                "cpuSeconds": round(max(0.0, after.cpu_seconds - before.cpu_seconds), 3),
-                "memoryBytes": after.memory_bytes,
+                "cpuSeconds": round(max(0.0, after.cpu_seconds - before.cpu_seconds), 3) if before and after else None,
+                "memoryBytes": after.memory_bytes if after else None,
                 "tokens": None,
                 "usd": None,
             }
+
+    async def _until_released(self, query: LiveQuery) -> None:
+        """Raises AgentDiedError if the agent ends first."""
+        while not query.released.is_set():
+            released = asyncio.create_task(query.released.wait())
+            died = asyncio.create_task(query.agent.handle.wait())
+            await asyncio.wait([released, died], return_when=asyncio.FIRST_COMPLETED)
+            released.cancel()
+            died.cancel()
+            if died.done() and not query.released.is_set():
+                raise AgentDiedError(died.result())
 
     async def _settle(self, query: LiveQuery) -> None:
         """Write the end, tell the tracker, wake those who wait."""
@@ -170,13 +187,15 @@ class QueryManager:
         if row.paused_at is not None:
             row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
         row.ended_at = now
-        await self._save(query)
-        query.agent.waiting -= 1
-        if row.started_at is not None:
-            await self._orchestrator.set_idle(query.agent, row.id, row.status)
-        await self._tracker.completed(row)
-        query.ended.set()
-        self._forget_if_done(query)
+        try:
+            await self._save(query)
+            query.agent.waiting -= 1
+            if row.started_at is not None:
+                await self._orchestrator.set_idle(query.agent, row.id, row.status)
+            await self._tracker.completed(row)
+        finally:
+            query.ended.set()
+            self._forget_if_done(query)
 
     def _forget_if_done(self, query: LiveQuery) -> None:
         """Drop an ended query once its row is on disk; until then it is answered from memory."""
@@ -184,7 +203,17 @@ class QueryManager:
             self._live.pop(query.row.id, None)
 
     def _take_progress(self, query: LiveQuery, report: dict[str, Json]) -> None:
-        query.row.progress, query.unsaved = report, True
+        if query.released.is_set():
+            query.row.progress, query.unsaved = report, True
+        else:
+            query.held_progress = report
+
+    def _release(self, query: LiveQuery) -> None:
+        """Let what came in during a pause take effect."""
+        query.released.set()
+        if query.held_progress is not None:
+            self._take_progress(query, query.held_progress)
+            query.held_progress = None
 
     async def tick(self) -> None:
         """Keep the progress that has come in. Called about once a second."""
@@ -236,33 +265,42 @@ class QueryManager:
 
         `on_look` gets the rows every quarter of a second. Raises NotFoundError for the first unknown id.
         """
+        rows: dict[str, Query] = {}
+        pending: Sequence[str] = query_ids
+
+        async def look() -> None:
+            nonlocal pending
+            for query_id in pending:  # an ended row does not change, and reading it again may cost megabytes
+                rows[query_id] = await self.row(query_id)
+                await asyncio.sleep(0)
+            pending = self.pending([rows[query_id] for query_id in pending])
+
+        await look()
         with anyio.move_on_after(seconds):
-            while True:
-                rows = [await self.row(query_id) for query_id in query_ids]
-                pending = [row.id for row in rows if row.status in LIVE_QUERY]
-                if not pending:
-                    return rows
-                await on_look(rows)
+            while pending:
+                await on_look([rows[query_id] for query_id in query_ids])
                 await self._sleep_until_one_ends(pending)
-        return [await self.row(query_id) for query_id in query_ids]
+                await look()
+        return [rows[query_id] for query_id in query_ids]
+
+    def pending(self, rows: Sequence[Query]) -> Sequence[str]:
+        """The ids of those that have not ended, or whose end is not on disk yet."""
+        return [
+            row.id
+            for row in rows
+            if row.status in LIVE_QUERY or ((query := self._live.get(row.id)) is not None and not query.ended.is_set())
+        ]
 
     async def _sleep_until_one_ends(self, query_ids: Sequence[str]) -> None:
-        async def wake(ended: asyncio.Event, scope: anyio.CancelScope) -> None:
-            await ended.wait()
-            scope.cancel()
-
-        with anyio.move_on_after(LOOK_EVERY):
-            async with anyio.create_task_group() as group:
-                for query_id in query_ids:
-                    if query := self._live.get(query_id):
-                        group.start_soon(wake, query.ended, group.cancel_scope)
-                await anyio.sleep(LOOK_EVERY)
+        tasks = [query.task for query_id in query_ids if (query := self._live.get(query_id)) and query.task]
+        if tasks:
+            await asyncio.wait(tasks, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(LOOK_EVERY)
 
     async def close(self) -> None:
         """Wait for the last rows to be written; call it after the agents have ended."""
-        tasks = [query.task for query in self._live.values() if query.task is not None]
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.close()
 
     # --- control
 
@@ -272,7 +310,8 @@ class QueryManager:
         """Pause, resume or terminate a query and say what was observed.
 
         Every control is kept in the audit, with the `evidence` that an automatic one acted on. Repeating a control
-        that has taken effect is `applied` again, with nothing done.
+        that has taken effect is `applied` again, with nothing done. Once begun it goes on to its end, also when the
+        caller is cancelled: half a pause would hold the query for ever.
 
         Raises:
             NotFoundError: no such query.
@@ -281,10 +320,15 @@ class QueryManager:
         query = self._live.get(query_id)
         if query is None:
             return self._control_ended(await self.row(query_id), action)
-        before = query.row.status
+        return await self._tasks.finish(self._control(query, action, actor, evidence))
+
+    async def _control(self, query: LiveQuery, action: str, actor: str, evidence: Mapping[str, Json] | None) -> Outcome:
+        query_id, before = query.row.id, query.row.status
         async with query.lock:
             if query.ended.is_set():
                 return self._control_ended(query.row, action)
+            if evidence and action == "terminate":
+                query.row.error = f"terminated by the {actor}: {dict(evidence)}"
             outcome = await self._apply(query, action)
         entry = {**outcome, "evidence": dict(evidence)} if evidence else dict(outcome)
         try:
@@ -297,7 +341,7 @@ class QueryManager:
 
     def _control_ended(self, row: Query, action: str) -> Outcome:
         if row.status in LIVE_QUERY:
-            if processes.find(row.owner) is None:
+            if processes.has_ended(row.owner):
                 raise ConflictError(
                     f"query {row.id} lost its server (pid {row.owner.pid}); nothing of it runs any more"
                 )
@@ -328,8 +372,8 @@ class QueryManager:
     async def _pause(self, query: LiveQuery) -> Outcome:
         row = query.row
         row.status = "pausing"
+        query.released.clear()  # together with the status: from here on the query cannot complete
         await self._save(query)
-        query.released.clear()
         outcome = await query.agent.handle.pause()
         if row.status != "pausing":
             raise self._ended_meanwhile(query)
@@ -337,7 +381,7 @@ class QueryManager:
             row.status, row.paused_at = "paused", self._clock.now()
         else:
             row.status = "running"
-            query.released.set()
+            self._release(query)
         await self._save(query)
         return outcome
 
@@ -352,7 +396,7 @@ class QueryManager:
                 row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
             row.status = "running"
             await self._save(query)
-            query.released.set()
+            self._release(query)
         return outcome
 
     def _ended_meanwhile(self, query: LiveQuery) -> ConflictError:
@@ -367,12 +411,12 @@ class QueryManager:
         if row.started_at is None:
             row.status = "terminated"
             await self._settle(query)
-        else:
-            await agent.handle.cancel(row.id)
-            if row.status == "paused":
-                await agent.handle.resume()
-            query.released.set()
         with anyio.move_on_after(TERMINATE_GRACE):
+            if not query.ended.is_set():
+                await agent.handle.cancel(row.id)
+                if row.status == "paused":
+                    await agent.handle.resume()
+                query.released.set()
             await query.ended.wait()
         if not query.ended.is_set():
             await self._orchestrator.stop([agent.row.id], grace=TERMINATE_GRACE)

@@ -72,7 +72,10 @@ class Optimizer:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self.interval_ms / 1000)
-            await self.tick()
+            try:
+                await self.tick()
+            except Exception:  # the top of a background task: one bad look must not be the last
+                log.exception("optimizer")
 
     async def tick(self) -> None:
         """Look at every running query once."""

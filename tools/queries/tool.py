@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus
 
 from ..agents.rights import PermissionMode
 from ..agents.runners.base import Outcome
 from ..agents.tracker import iso
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
-from .manager import QueryManager
+from .manager import MAX_PROMPT, QueryManager
+
+
+def _finite(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what JSON cannot say: some clients send NaN, and no answer could show it again."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("holds NaN or Infinity, which JSON cannot say") from None
+    return value
 
 
 class Budget(Arguments):
-    wall_seconds: float | None = Field(None, gt=0, description="active time after which the optimizer terminates it")
+    wall_seconds: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="active time after which the optimizer terminates it"
+    )
 
 
 class StartArguments(Arguments):
     agent_id: str
     prompt: str = Field(
-        min_length=1, max_length=1 << 20, description='JSON {"do": capability, …}; other text goes to the first one'
+        min_length=1, max_length=MAX_PROMPT, description='JSON {"do": capability, …}; other text goes to the first one'
     )
     query_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
     permission_mode: PermissionMode | None = Field(None, description="at most the agent's own")
     budget: Annotated[Budget | None, FromJsonText] = None
-    metadata: Annotated[dict[str, Any], FromJsonText] = Field(default_factory=dict[str, Any])
+    metadata: Annotated[dict[str, Any], FromJsonText, AfterValidator(_finite)] = Field(default_factory=dict[str, Any])
 
 
 class ControlArguments(Arguments):
@@ -133,7 +146,7 @@ class QueryTools:
     async def control(self, arguments: ControlArguments, _call: Call) -> ControlAnswer:
         outcome = await self._manager.control(arguments.query_id, arguments.action, actor="client")
         status = outcome.get("status")
-        return {
+        answer: ControlAnswer = {
             "success": status in ("applied", "pending", "queued"),
             "action": arguments.action,
             "queryId": arguments.query_id,
@@ -141,6 +154,11 @@ class QueryTools:
             "timestamp": iso(self._clock.now()),
             **outcome,
         }
+        if not answer["success"]:
+            instead = ", ".join(outcome.get("alternatives", ())) or "nothing else"
+            reason = outcome.get("reason") or "no reason was given"
+            raise DeckError(f"{arguments.action}: {status}: {reason}; possible instead: {instead}", **answer)
+        return answer
 
     async def list(self, arguments: ListArguments, _call: Call) -> ListAnswer:
         statuses: Sequence[QueryStatus] = ()
@@ -201,10 +219,11 @@ class QueryTools:
                 await call.report_progress(round(done, 3), len(rows), message or None)
 
         rows = await self._manager.wait(ids, arguments.timeout, tell)
+        pending = self._manager.pending(rows)
         return {
             "success": True,
-            "results": [self._result(row) for row in rows if row.status not in LIVE_QUERY],
-            "pending": [row.id for row in rows if row.status in LIVE_QUERY],
+            "results": [self._result(row) for row in rows if row.id not in pending],
+            "pending": [*pending],
         }
 
     def _result(self, row: Query) -> QueryResult:

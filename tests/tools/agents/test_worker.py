@@ -69,7 +69,9 @@ async def test_the_whole_prompt_and_the_agent_reach_the_capability() -> None:
         }
         assert (await worker.run("any other text"))["prompt"] == {"text": "any other text"}
         assert (await worker.run('["a list"]'))["prompt"] == {"text": '["a list"]'}
-        assert (await worker.run('{"no json'))["prompt"] == {"text": '{"no json'}
+        assert (await worker.run("{no json"))["prompt"] == {"text": "{no json"}
+        slip = await worker.finish(await worker.begin('{"do": "echo"'))
+        assert "begins as JSON but is none" in slip["error"]
         assert (await worker.run('{"count": 3, "text": null}'))["prompt"] == {"count": 3}
 
 

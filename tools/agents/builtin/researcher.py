@@ -9,7 +9,7 @@ from typing import Any
 from ..worker.task import PromptError, Task
 from .documents import NAMESPACE, Document, Result, keep, read_documents
 from .markup import LineCounter
-from .similarity import compare, prepare
+from .similarity import Prepared, compare, prepare
 from .words import key_terms, shorten, summarise, terms, weigh, words
 
 WORDS_PER_MINUTE = 238  # silent reading of English non-fiction (M. Brysbaert, Journal of Memory and Language 109, 2019)
@@ -132,7 +132,10 @@ def compare_documents(task: Task) -> Result:
     documents = read_documents(task)
     if len(documents) < 2:
         raise PromptError("compare_documents needs at least two different uploads")
-    prepared = [prepare(document) for document in documents]
+    prepared: list[Prepared] = []
+    for document in documents:
+        task.check()
+        prepared.append(prepare(document))
     total = len(documents) * (len(documents) - 1) // 2
     done = passages = 0
     pairs: list[Result] = []

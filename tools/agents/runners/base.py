@@ -103,7 +103,9 @@ class AgentHandle(Protocol):
         """Return when the agent's process has ended, with what is known of the reason."""
         ...
 
-    def usage(self) -> Usage: ...
+    def usage(self) -> Usage | None:
+        """What it uses now; None once it is gone."""
+        ...
 
 
 class Runner(Protocol):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psutil
 
 from quarterdeck.storage.errors import DeckError
@@ -27,6 +29,8 @@ from .base import (
     WorkCancelledError,
     WorkError,
 )
+
+log = logging.getLogger(__name__)
 
 PROTOCOL = 1
 READY_TIMEOUT = 20.0  # seconds; a loaded machine may need many times the usual 20 ms
@@ -46,38 +50,60 @@ class ProcessRunner:
 
     async def start(self, spec: AgentSpec, call: CallDeck) -> ProcessAgent:
         """See Runner.start."""
-        process = await asyncio.create_subprocess_exec(
+        loop = asyncio.get_running_loop()
+        transport, pipes = await loop.subprocess_exec(
+            lambda: _Pipes(loop),
             sys.executable, "-I", "-S", "-E", "-u", "-c", _BOOTSTRAP, str(_TOOLS), spec.type,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            limit=MAX_LINE,
             env={name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ},
             start_new_session=True,  # a terminal's ^C is for the server, which ends its agents in order
         )  # fmt: skip
-        agent = ProcessAgent(process, call)
+        try:
+            agent = ProcessAgent(transport, pipes, call)
+        except psutil.Error:  # it has ended already
+            await pipes.exited
+            transport.close()
+            raise AgentDiedError(_describe_exit(transport.get_returncode() or 0, b"")) from None
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 await agent.begin(spec)
         except BaseException as exc:
-            await asyncio.shield(agent.end(grace=0))
+            with anyio.CancelScope(shield=True):
+                await agent.end(grace=0)
             if isinstance(exc, TimeoutError):
                 raise AgentDiedError(f"not ready within {READY_TIMEOUT:g} s") from None
             raise
         return agent
 
 
+class _Pipes(asyncio.subprocess.SubprocessStreamProtocol):
+    """The three pipes, and the end of the process itself: asyncio's `Process.wait` goes on waiting for whoever else
+    holds a pipe."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=MAX_LINE, loop=loop)
+        self.exited: asyncio.Future[None] = loop.create_future()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+
 class ProcessAgent:
     """A worker process and the conversation with it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, call: CallDeck) -> None:
-        assert process.stdin is not None  # noqa: S101  all three are pipes
-        assert process.stdout is not None  # noqa: S101
-        assert process.stderr is not None  # noqa: S101
-        self._process = process
-        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
-        self._root = psutil.Process(process.pid)
-        self._identity = processes.identify(process.pid)
+    def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes, call: CallDeck) -> None:
+        """Raises psutil.NoSuchProcess if it has ended already."""
+        self._identity = processes.identify(transport.get_pid())
+        self._root = psutil.Process(transport.get_pid())
+        assert pipes.stdin is not None  # noqa: S101  all three are pipes
+        assert pipes.stdout is not None  # noqa: S101
+        assert pipes.stderr is not None  # noqa: S101
+        self._stdin, self._stdout, self._stderr = pipes.stdin, pipes.stdout, pipes.stderr
+        self._transport, self._exited = transport, pipes.exited
         self._call = call
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._work: Work | None = None
@@ -116,7 +142,7 @@ class ProcessAgent:
             self._work = self._done = None
 
     async def cancel(self, work_id: str) -> None:
-        await self._send(type="cancel", id=work_id)
+        self._write(type="cancel", id=work_id)  # without waiting: a frozen agent takes nothing from its pipe
 
     async def pause(self) -> Outcome:
         """Freeze the tree: SIGSTOP for every member, applied once all are stopped and their CPU time stands still."""
@@ -151,19 +177,24 @@ class ProcessAgent:
 
     async def end(self, grace: float) -> None:
         await processes.end(self._root, grace)
-        await self._ended
+        await self.wait()
 
     async def wait(self) -> str:
         return await asyncio.shield(self._ended)
 
-    def usage(self) -> Usage:
+    def usage(self) -> Usage | None:
+        if self._exited.done():
+            return None
         members = processes.tree(self._root)
         return Usage(processes.cpu_seconds(members), processes.memory_bytes(members))
 
+    def _write(self, **message: Any) -> None:
+        self._stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
     async def _send(self, **message: Any) -> None:
         """Write one message; a closed pipe is noticed by `_watch`, which knows the reason."""
+        self._write(**message)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
             await self._stdin.drain()
 
     async def _listen(self) -> None:
@@ -171,7 +202,7 @@ class ProcessAgent:
         try:
             while line := await self._stdout.readline():
                 self._take(json.loads(line))
-        except (ValueError, LookupError, TypeError) as exc:  # no JSON, a line over the limit, no such field
+        except (ValueError, LookupError, TypeError, RecursionError) as exc:  # no JSON, too long or deep, no such field
             self._broken = f"the worker broke the protocol: {exc}"
             await processes.end(self._root, grace=0)
 
@@ -206,11 +237,12 @@ class ProcessAgent:
 
     async def _serve(self, call_id: Any, tool: str, arguments: dict[str, Any]) -> None:
         try:
-            result = await self._call(tool, arguments)
+            await self._send(type="reply", id=call_id, result=await self._call(tool, arguments))
         except DeckError as exc:
             await self._send(type="reply", id=call_id, error=exc.message)
-        else:
-            await self._send(type="reply", id=call_id, result=result)
+        except Exception:  # the top of a background task: the worker waits for an answer
+            log.exception("call of %s by agent process %d", tool, self._identity.pid)
+            await self._send(type="reply", id=call_id, error=f"{tool}: an internal error; the server's log has it")
 
     async def _collect_stderr(self) -> None:
         while chunk := await self._stderr.read(STDERR_TAIL):
@@ -218,15 +250,15 @@ class ProcessAgent:
 
     async def _watch(self) -> str:
         """Wait for the end of the process, then tell whoever waits for something from it."""
-        code = await self._process.wait()
+        await self._exited
         _, unfinished = await asyncio.wait(self._readers, timeout=DRAIN_TIMEOUT)
         for task in (*unfinished, *self._calls):
             task.cancel()
-        reason = self._broken or _describe_exit(code, self._last_words)
+        reason = self._broken or _describe_exit(self._transport.get_returncode() or 0, self._last_words)
         for waiter in (self._ready, self._done):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(AgentDiedError(reason))
-        self._stdin.close()
+        self._transport.close()
         return reason
 
 

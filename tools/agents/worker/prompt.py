@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 def read_prompt(text: str, agent_type: AgentType) -> tuple[Capability, dict[str, Any]]:
     """Find what `text` asks for: JSON `{"do": capability, …fields}`, or any other text for the first capability.
 
-    A field that is null counts as not given.
+    A field that is null counts as not given. Text that begins as `{"` is meant as JSON: one with a slip is refused
+    rather than taken for plain text.
 
     Raises:
-        PromptError: an unknown capability, or fields that it does not take; the text names the valid ones.
+        PromptError: broken JSON, an unknown capability, or fields that it does not take; the text names the valid ones.
     """
     first = next(iter(agent_type.capabilities))
     asked = _read_object(text)
@@ -35,11 +36,14 @@ def read_prompt(text: str, agent_type: AgentType) -> tuple[Capability, dict[str,
 
 
 def _read_object(text: str) -> dict[str, Any] | None:
-    if not text.lstrip().startswith("{"):
+    begin = text.lstrip()
+    if not begin.startswith("{"):
         return None
     try:
         value: dict[str, Any] = json.loads(text)  # what starts with a brace is an object, or no JSON
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as exc:
+        if begin[1:].lstrip().startswith('"'):
+            raise PromptError(f'the prompt begins as JSON but is none: {exc}; write {{"do": capability, …}}') from None
         return None
     return {key: field for key, field in value.items() if field is not None}
 
