@@ -26,6 +26,7 @@ from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.orchestrator import Orchestrator
+from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.agents.tracker import Tracker
@@ -162,7 +163,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         families = [
             memory_tools(memory),
             agent_tools(
-                AgentTools(orchestrator, queries, runs, clock, CREWS, parallel=settings.feature_parallel_spawning)
+                AgentTools(orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning)
             ),
             query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
             upload_tools(uploads),
@@ -172,23 +173,24 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         ]
         tools.update({tool.name: tool for family in families for tool in family})
 
-        if interrupted := await orchestrator.recover():
+        recovery = Recovery(runs, tracker, clock)
+        if interrupted := await recovery.recover():
             log.info("%d agents of servers that ended are marked interrupted", interrupted)
         if optimizer.enabled:
             await optimizer.start()
-        heartbeat = asyncio.create_task(_beat(orchestrator, queries))
+        heartbeat = asyncio.create_task(_beat(orchestrator, queries, recovery))
         stack.callback(heartbeat.cancel)
         yield Deck(settings, clock, tools, meter)
 
 
-async def _beat(orchestrator: Orchestrator, queries: QueryManager) -> None:
+async def _beat(orchestrator: Orchestrator, queries: QueryManager, recovery: Recovery) -> None:
     for beat in count(1):
         await asyncio.sleep(HEARTBEAT)
         try:
             await orchestrator.tick()
             await queries.tick()
             if beat % RECOVER_EVERY == 0:
-                await orchestrator.recover()
+                await recovery.recover()
         except Exception:  # the top of a background task: one bad beat must not be the last
             log.exception("heartbeat")
 

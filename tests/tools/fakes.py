@@ -12,6 +12,7 @@ from quarterdeck.storage.runs.base import Agent, ProcessId
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.tools.agents.builtin.base import AgentType, Capability
 from quarterdeck.tools.agents.orchestrator import Orchestrator, SpawnRequest
+from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.base import (
     AgentDiedError,
     AgentSpec,
@@ -154,6 +155,7 @@ class Bridge:
             owner=OWNER,
             **options,
         )
+        self.recovery = Recovery(self.runs, self.tracker, self.clock)
         self.queries = QueryManager(
             runs=self.runs, orchestrator=self.orchestrator, tracker=self.tracker, clock=self.clock
         )

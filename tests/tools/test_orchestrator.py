@@ -215,7 +215,7 @@ async def test_unknown_and_foreign_agents_are_refused_before_anything_ends(bridg
     assert [live.row.id for live in bridge.orchestrator.live] == [agent.id]
     with pytest.raises(ConflictError, match=r"lost its server \(pid 77\)"):
         await bridge.orchestrator.get("lost")
-    assert await bridge.orchestrator.recover() == 1
+    assert await bridge.recovery.recover() == 1
     assert (await bridge.orchestrator.row("other")).status == "idle"
 
 
@@ -284,11 +284,11 @@ async def test_the_permission_mode_binds_every_call_into_the_deck(
 async def test_what_a_dead_server_left_is_marked_interrupted(bridge: Bridge) -> None:
     await bridge.runs.put_agent(Agent("ghost", "worker", "g", "process", DEAD, 1, status="busy", process=DEAD))
     await bridge.runs.put_agent(Agent("old", "worker", "g", "process", DEAD, 1, status="stopped"))
-    assert await bridge.orchestrator.recover() == 1
+    assert await bridge.recovery.recover() == 1
     ghost = await bridge.orchestrator.row("ghost")
     assert (ghost.status, ghost.ended_at) == ("interrupted", bridge.clock.now())
     assert (await bridge.orchestrator.row("old")).status == "stopped"
-    assert await bridge.orchestrator.recover() == 0
+    assert await bridge.recovery.recover() == 0
 
 
 async def test_two_servers_that_start_together_mark_what_a_dead_one_left_once(bridge: Bridge) -> None:
@@ -296,7 +296,7 @@ async def test_two_servers_that_start_together_mark_what_a_dead_one_left_once(br
     await bridge.runs.add_query(Query("lost", "ghost", "worker", "p", DEAD, 1, status="running"))
     agents = await bridge.runs.list_agents()
     queries = await bridge.runs.list_queries()
-    assert await bridge.orchestrator.recover() == 1
+    assert await bridge.recovery.recover() == 1
     [first] = (await bridge.memory.list("wiki-notifications")).entries
     bridge.clock.advance(1)
 
@@ -305,6 +305,6 @@ async def test_two_servers_that_start_together_mark_what_a_dead_one_left_once(br
 
     bridge.runs.list_agents = lambda **_: seen_before(agents)  # type: ignore[method-assign,assignment,return-value]
     bridge.runs.list_queries = lambda **_: seen_before(queries)  # type: ignore[method-assign,assignment,return-value]
-    assert await bridge.orchestrator.recover() == 0
+    assert await bridge.recovery.recover() == 0
     assert [event.kind for event in await bridge.runs.list_events("ghost")] == ["interrupted"]
     assert (await bridge.memory.list("wiki-notifications")).entries == [first]

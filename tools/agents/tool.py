@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,17 +10,20 @@ from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
-from quarterdeck.storage.runs.base import LIVE_AGENT, Agent, AgentStatus, Event, RunStore
+from quarterdeck.storage.runs.base import LIVE_AGENT, Agent, AgentStatus, Event, Query, RunStore
 
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
-from ..queries.manager import MAX_PROMPT, QueryManager
 from .builtin.base import CrewMember
 from .builtin.catalogue import CREWS, TYPES
 from .orchestrator import LiveAgent, Orchestrator, SpawnRequest, SpawnResult
 from .rights import PermissionMode
+from .runners.base import MAX_PROMPT
 from .tracker import iso
 
 MAX_SPAWNS = 100  # agents in one call
+
+StartQuery = Callable[[str, str], Awaitable[Query]]
+"""Gives an agent, by its id, a prompt to work on; raises DeckError."""
 
 Priority = Literal["low", "medium", "high", "critical"]
 
@@ -127,7 +130,7 @@ class AgentTools:
     def __init__(
         self,
         orchestrator: Orchestrator,
-        queries: QueryManager,
+        start_query: StartQuery,
         runs: RunStore,
         clock: Clock,
         crews: Mapping[str, Sequence[CrewMember]],
@@ -135,7 +138,7 @@ class AgentTools:
         parallel: bool,
     ) -> None:
         self._orchestrator = orchestrator
-        self._queries = queries
+        self._start_query = start_query
         self._runs = runs
         self._clock = clock
         self._crews = crews
@@ -207,7 +210,7 @@ class AgentTools:
             shown["capabilities"] = agent.capabilities
         if request.task is not None and agent is not None and result.spawned:
             try:
-                shown["queryId"] = (await self._queries.start(agent.id, request.task)).id
+                shown["queryId"] = (await self._start_query(agent.id, request.task)).id
             except DeckError as exc:
                 shown["error"] = f"it is ready, but its task was not started: {exc.message}"
         return shown

@@ -29,7 +29,6 @@ from ..tasks import Tasks
 log = logging.getLogger(__name__)
 
 Json = Any
-MAX_PROMPT = 1 << 20  # characters
 LOOK_EVERY = 0.25  # seconds between two looks of a wait at progress and at queries of other servers
 TERMINATE_GRACE = 2.0  # seconds for an agent to leave its work at a safe point
 

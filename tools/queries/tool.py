@@ -14,10 +14,10 @@ from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus
 
 from ..agents.rights import PermissionMode
-from ..agents.runners.base import Outcome
+from ..agents.runners.base import MAX_PROMPT, Outcome
 from ..agents.tracker import iso
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
-from .manager import MAX_PROMPT, QueryManager
+from .manager import QueryManager
 
 
 def _finite(value: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from quarterdeck.storage.runs.base import ProcessId
 
 Json = Any
 
+MAX_PROMPT = 1 << 20  # characters of one query's prompt
+
 CallDeck = Callable[[str, dict[str, Json]], Awaitable[Json]]
 """How an agent calls a tool of the deck, `(tool, arguments) -> structured answer`; raises DeckError on a refusal."""
 
