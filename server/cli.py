@@ -86,9 +86,15 @@ def _config() -> int:
 
 
 def _shown(value: object) -> str:
-    """A setting as the environment would spell it."""
+    """A setting as the environment would spell it, without passwords."""
+    from quarterdeck.storage.remote import without_password
+
+    if value is None:
+        return ""
     if isinstance(value, list):
         return os.pathsep.join(str(item) for item in cast("list[object]", value))
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and "://" in value:
+        return without_password(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

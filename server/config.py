@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least level logged to stderr"
     )
+    memory_url: str | None = Field(
+        default=None,
+        description="where memory is kept: `sqlite:///…`, `postgresql://…`, `redis://…`, `rediss://…` or `unix:///…`",
+    )
     memory_default_ttl: int = Field(
         default=WEEK, ge=0, description="seconds a memory lives unless told; 0 keeps for ever"
     )

@@ -14,12 +14,15 @@ from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from quarterdeck.storage.clock import Clock, SystemClock
 from quarterdeck.storage.errors import NotFoundError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.storage.sqlite import open_database
 from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
@@ -44,15 +47,18 @@ from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 
-from .config import Settings, environment_name
+from .config import Settings, SettingsError, environment_name
 
-if TYPE_CHECKING:  # they import numpy and FAISS, which most sessions do not need at their start
+if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
+    from quarterdeck.storage.memory.postgres import PostgresMemoryStore
+    from quarterdeck.storage.memory.redis import RedisMemoryStore
     from quarterdeck.storage.vectors.base import VectorStore
     from quarterdeck.tools.vectors.embedders.base import Embedder
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 1.0  # seconds
+MEMORY_URLS = ("sqlite:///path/of.db", "postgresql://…", "redis://…", "rediss://…", "unix:///path/of/redis.sock")
 RECOVER_EVERY = 10  # beats: another server may die at any time
 
 
@@ -78,12 +84,12 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     """Open the stores, build the services, and close them in the opposite order.
 
     Raises:
-        StorageError: the data directory or a store in it cannot be used.
+        SettingsError, StorageError: a setting, the data directory or a store cannot be used.
     """
     clock = clock or SystemClock()
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
-        memory_store = SqliteMemoryStore(data_dir / "memory.db")
+        memory_store = await open_memory_store(settings.memory_url, data_dir)
         stack.push_async_callback(memory_store.close)
         memory = MemoryService(
             memory_store, clock, default_ttl=settings.memory_default_ttl, restore_window=settings.memory_restore_window
@@ -146,7 +152,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         status = StatusTools(
             version=version("quarterdeck"),
             about={
-                "backends": {"memory": "sqlite", "runs": "sqlite", "objects": "local", "vectors": "faiss"},
+                "backends": {"memory": memory.backend, "runs": "sqlite", "objects": "local", "vectors": "faiss"},
                 "flags": {
                     environment_name(name): getattr(settings, name)
                     for name in Settings.model_fields
@@ -212,3 +218,46 @@ def prepare_data_dir(path: Path) -> Path:
     except OSError as exc:
         raise StorageError(f"QUARTERDECK_DATA_DIR: cannot use {path}: {exc.strerror or exc}") from exc
     return path
+
+
+async def open_memory_store(url: str | None, data_dir: Path) -> MemoryStore:
+    """Open the memory that `url` names; None: the one in the data directory.
+
+    Raises:
+        SettingsError: there is no such backend, or its package is not installed.
+        StorageError: the backend cannot be reached or used.
+    """
+    if url is None:
+        return SqliteMemoryStore(data_dir / "memory.db")
+    path = sqlite_path(url)
+    return await memory_server(url).open(url) if path is None else SqliteMemoryStore(path)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file that `sqlite:///…` names; None for other URLs."""
+    return Path(unquote(url.removeprefix("sqlite://"))) if url.startswith("sqlite:///") else None
+
+
+def memory_server(url: str) -> type[PostgresMemoryStore | RedisMemoryStore]:
+    """The backend for the server that `url` names.
+
+    Raises:
+        SettingsError: as `open_memory_store`.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        match scheme:
+            case "postgresql" | "postgres":
+                from quarterdeck.storage.memory.postgres import PostgresMemoryStore
+
+                return PostgresMemoryStore
+            case "redis" | "rediss" | "unix":
+                from quarterdeck.storage.memory.redis import RedisMemoryStore
+
+                return RedisMemoryStore
+            case _:
+                shown = without_password(url)
+                raise SettingsError(f"QUARTERDECK_MEMORY_URL: no backend for {shown} (valid: {', '.join(MEMORY_URLS)})")
+    except ModuleNotFoundError as exc:
+        extra = "postgres" if scheme.startswith("postgres") else "redis"
+        raise SettingsError(f"QUARTERDECK_MEMORY_URL: {exc}: pip install 'quarterdeck[{extra}]'") from exc

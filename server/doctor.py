@@ -136,7 +136,7 @@ def _settings() -> Iterator[Finding]:
         yield Finding("fail", exc.message, "set QUARTERDECK_DATA_DIR to a folder that you may write to")
         return
     yield Finding("ok", f"data directory {data_dir} can be written")
-    yield from _backends(data_dir)
+    yield from _backends(data_dir, settings.memory_url)
 
 
 def _upload_roots(roots: Sequence[Path]) -> Finding:
@@ -148,15 +148,32 @@ def _upload_roots(roots: Sequence[Path]) -> Finding:
     return Finding("ok", f"uploads may come from {', '.join(map(str, roots))}")
 
 
-def _backends(data_dir: Path) -> Iterator[Finding]:
-    from quarterdeck.storage.memory.sqlite import MIGRATIONS as MEMORY
+def _backends(data_dir: Path, memory_url: str | None) -> Iterator[Finding]:
     from quarterdeck.storage.runs.sqlite import MIGRATIONS as RUNS
     from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 
-    yield _database("memory", data_dir / "memory.db", len(MEMORY))
+    yield _memory(data_dir, memory_url)
     yield _database("runs", data_dir / "runs.db", len(RUNS))
     yield _database("vectors", data_dir / "vectors.db", len(VECTORS))
     yield _objects(data_dir / "objects")
+
+
+def _memory(data_dir: Path, url: str | None) -> Finding:
+    from quarterdeck.storage.errors import DeckError
+    from quarterdeck.storage.memory.sqlite import MIGRATIONS
+    from quarterdeck.storage.remote import without_password
+
+    from .deck import memory_server, sqlite_path
+
+    if url is None:
+        return _database("memory", data_dir / "memory.db", len(MIGRATIONS))
+    if path := sqlite_path(url):
+        return _database("memory", path, len(MIGRATIONS))
+    try:
+        version = asyncio.run(memory_server(url).server_version(url))
+    except DeckError as exc:
+        return Finding("fail", f"memory: {exc.message}", "start that server, or correct QUARTERDECK_MEMORY_URL")
+    return Finding("ok", f"memory: {version} answers at {without_password(url)}")
 
 
 def _database(name: str, path: Path, newest: int) -> Finding:

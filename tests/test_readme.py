@@ -14,7 +14,11 @@ from quarterdeck.server.deck import open_deck
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 
 README = Path(__file__).parent.parent / "README.md"
-SHOWN_DEFAULTS = {"data_dir": "the user's data folder", "upload_roots": "the working directory"}
+SHOWN_DEFAULTS = {
+    "data_dir": "the user's data folder",
+    "memory_url": "SQLite in the data directory",
+    "upload_roots": "the working directory",
+}
 
 
 def tools_table() -> str:

@@ -1,27 +1,38 @@
-"""What every memory backend does alike. A new backend is one more parameter of the fixture."""
+"""What every memory backend does alike. A new backend is one more parameter of the fixture `memory_url`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from quarterdeck.server.deck import open_memory_store
 from quarterdeck.storage.errors import ConflictError
 from quarterdeck.storage.memory.base import Entry, MemoryStore, searchable_text
-from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 
 NOW = 1_750_000_000_000
 DAY = 86_400_000
 
 
-@pytest.fixture(params=["sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MemoryStore]:
-    backends = {"sqlite": lambda: SqliteMemoryStore(tmp_path / "memory.db")}
-    opened = backends[request.param]()
-    yield opened
-    await opened.close()
+@pytest.fixture
+async def open_store(memory_url: str, tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[MemoryStore]]]:
+    """Opens another store on the same place at each call."""
+    async with AsyncExitStack() as stack:
+
+        async def opener() -> MemoryStore:
+            store = await open_memory_store(memory_url, tmp_path)
+            stack.push_async_callback(store.close)
+            return store
+
+        yield opener
+
+
+@pytest.fixture
+async def store(open_store: Callable[[], Awaitable[MemoryStore]]) -> MemoryStore:
+    return await open_store()
 
 
 async def put(
@@ -133,6 +144,21 @@ async def test_restore_of_a_live_entry_swaps_it_with_its_earlier_value(store: Me
     assert (forth.text, forth.size, forth.version, forth.expires_at) == ('"the second"', 12, 4, None)
 
 
+async def test_the_size_of_a_restored_value_is_in_bytes(store: MemoryStore) -> None:
+    await put(store, "k", '"é"')
+    await put(store, "k", "1")
+    back = await store.restore("n", "k", now=NOW, ttl=None)
+    assert back is not None
+    assert (back.text, back.size) == ('"é"', 4)
+
+
+async def test_the_grace_of_what_had_expired_counts_from_its_expiry(store: MemoryStore) -> None:
+    await put(store, "k", "1", ttl=1_000, grace=5_000)
+    await put(store, "k", "2", now=NOW + 3_000)
+    assert await store.restore("n", "k", now=NOW + 6_000, ttl=None) is None
+    assert await store.restore("n", "k", now=NOW + 5_999, ttl=None) is not None
+
+
 async def test_a_delete_then_an_overwrite_are_undone_one_after_the_other(store: MemoryStore) -> None:
     await put(store, "k", "1")
     await put(store, "k", "2")
@@ -226,6 +252,14 @@ async def test_a_prefix_is_plain_text(store: MemoryStore, prefix: str, found: li
     assert [entry.key for entry in await store.page("n", now=NOW, limit=99, prefix=prefix)] == found
 
 
+async def test_a_page_of_a_prefix_goes_on_within_it(store: MemoryStore) -> None:
+    for key in ("a", "aa", "b1", "b2", "b3", "c"):
+        await put(store, key)
+    for after, found in (("a", ["b1", "b2", "b3"]), ("b1", ["b2", "b3"]), ("b3", []), ("c", [])):
+        page = await store.page("n", now=NOW, limit=9, prefix="b", after=after)
+        assert [entry.key for entry in page] == found
+
+
 async def test_namespaces_fence_every_call(store: MemoryStore) -> None:
     await put(store, "k", '"here"', namespace="a")
     await put(store, "k", '"there"', namespace="b")
@@ -284,6 +318,12 @@ async def test_search_finds_words_and_never_reads_syntax(
     assert sorted(hit.entry.key for hit in await store.search("n", words, now=NOW, limit=9)) == found
 
 
+async def test_a_word_does_not_go_on_from_the_key_into_the_value(store: MemoryStore) -> None:
+    await put(store, "user", '"42"')
+    assert await store.search("n", ["user:42"], now=NOW, limit=9) == []
+    assert len(await store.search("n", ["user", "42"], now=NOW, limit=9)) == 1
+
+
 async def test_search_ranks_pages_and_shows_a_snippet(store: MemoryStore) -> None:
     await put(store, "once", '"' + "many other things " * 50 + ' Tea"')
     await put(store, "often", '"tea tea tea"')
@@ -323,22 +363,20 @@ async def test_search_takes_in_more_than_one_batch(store: MemoryStore) -> None:
     assert [hit.entry.key for hit in await store.search("n", ["w449"], now=NOW, limit=9)] == ["k449"]
 
 
-async def test_two_stores_on_one_place_see_each_other(tmp_path: Path) -> None:
-    one, two = SqliteMemoryStore(tmp_path / "m.db"), SqliteMemoryStore(tmp_path / "m.db")
+async def test_two_stores_on_one_place_see_each_other(open_store: Callable[[], Awaitable[MemoryStore]]) -> None:
+    one, two = await open_store(), await open_store()
     await put(one, "k", '"alpha"')
     assert await two.search("n", ["alpha"], now=NOW, limit=9)
     await put(two, "k", '"beta"', if_version=1)
     assert await one.search("n", ["beta"], now=NOW, limit=9)
     assert not await one.search("n", ["alpha"], now=NOW, limit=9)
-    await one.close()
-    await two.close()
 
 
-async def test_entries_outlive_the_store(tmp_path: Path) -> None:
-    store = SqliteMemoryStore(tmp_path / "m.db")
+async def test_entries_outlive_the_store(memory_url: str, tmp_path: Path) -> None:
+    store = await open_memory_store(memory_url, tmp_path)
     entry = await put(store, "k", '"kept"')
     await store.close()
-    again = SqliteMemoryStore(tmp_path / "m.db")
+    again = await open_memory_store(memory_url, tmp_path)
     assert await again.get("n", "k", now=NOW) == entry
     await again.close()
 

@@ -243,6 +243,9 @@ def _cursor_of(text: str) -> str:
 
 def _text_of(cursor: str) -> str:
     try:
-        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeError):
+        text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+        if text:
+            check_text("cursor", text, MAX_KEY)
+    except (binascii.Error, UnicodeError, InvalidArgumentError):
         raise InvalidArgumentError("cursor: pass the nextCursor of the page before, unchanged, or none") from None
+    return text
