@@ -147,7 +147,7 @@ _NAMESPACES = f"""
 _OVER = """
     SELECT namespace, key FROM quarterdeck_memory
     WHERE least(expires_at + grace, previous_until) <= $1 AND {} <= $1
-    LIMIT $2 FOR UPDATE SKIP LOCKED
+    ORDER BY least(expires_at + grace, previous_until) LIMIT $2 FOR UPDATE SKIP LOCKED
 """
 _PURGE_ENTRIES = f"""
     DELETE FROM quarterdeck_memory AS e USING ({_OVER.format("expires_at + grace")}) AS over

@@ -101,10 +101,10 @@ class RedisMemoryStore:
         if_version: int | None = None,
     ) -> Entry:
         with self._explained():
-            version, moment = await self._put(args=[now, namespace, key, _or_empty(if_version), ttl, grace, size, text])
+            version, detail = await self._put(args=[now, namespace, key, _or_empty(if_version), ttl, grace, size, text])
         if version < 0:
-            raise version_conflict(namespace, key, moment, if_version or 0)
-        return Entry(namespace, key, text, size, version, moment, now, now + ttl if ttl else None)
+            raise version_conflict(namespace, key, current=detail, expected=if_version or 0)
+        return Entry(namespace, key, text, size, version, detail, now, now + ttl if ttl else None)
 
     async def get(self, namespace: str, key: str, *, now: int) -> Entry | None:
         return (await self.get_many(namespace, [key], now=now)).get(key)

@@ -25,7 +25,9 @@ NUMBERS = count()  # of the namespaces: a fresh one for each example
 keys = st.sampled_from(["a", "ab", "user", "Zoë"])
 durations = st.sampled_from([0, 1_000, 5_000])
 versions = st.none() | st.integers(0, 4)
-pieces = st.sampled_from(["tea", "Teapot", "zoë", "user:42", "user", "42", "x.y", "日本", '"', "\\", "\x7f", " ", "_"])
+pieces = st.sampled_from(
+    ["tea", "Teapot", "zoë", "user:42", "user", "42", "x.y", "日本", '"', "\\", "/", "\x7f", "\U0001f600", " ", "_"]
+)
 values = st.lists(pieces, max_size=8).map("".join) | st.dictionaries(pieces, st.integers() | st.none(), max_size=3)
 words = st.lists(
     st.sampled_from(["te", "TEA", "zoe", "user:4", "42", "日", "x.y", "null", "."]), min_size=1, max_size=2
