@@ -64,6 +64,26 @@ def open_database(path: Path, migrations: Sequence[str], durability: Durability 
     return connection
 
 
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment, beside processes that write, into a new file (mode 0600).
+
+    Raises:
+        StorageError: it cannot be read, or is damaged.
+    """
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with (
+            contextlib.closing(sqlite3.connect(source, timeout=LOCK_TIMEOUT)) as original,
+            contextlib.closing(sqlite3.connect(target)) as copy,
+        ):
+            original.backup(copy)  # all pages in one read transaction
+            [state] = copy.execute("PRAGMA quick_check(1)").fetchone()
+    except (OSError, sqlite3.Error) as exc:
+        raise StorageError(f"cannot copy {source}: {exc}") from exc
+    if state != "ok":
+        raise StorageError(f"cannot copy {source}: it is damaged: {state}")
+
+
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
     """Processes that create a file together meet here, and SQLite itself does not wait for this lock."""
     deadline = time.monotonic() + LOCK_TIMEOUT

@@ -16,6 +16,7 @@ from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
 from tests.clock import ManualClock
+from tests.ready import ready
 
 ACTIONS = ["store", "retrieve", "list", "search", "delete", "touch", "restore", "namespaces"]
 
@@ -25,7 +26,7 @@ class Memory:
 
     def __init__(self, service: MemoryService, clock: ManualClock) -> None:
         self.service = service
-        self.server = MCPServer(tools=[*memory_tools(service)])
+        self.server = MCPServer(tools=[*memory_tools(service, "sqlite")])
         self.clock = clock
 
     async def call(self, arguments: dict[str, Any]) -> tuple[CallToolResult, str, dict[str, Any]]:
@@ -56,7 +57,7 @@ class Memory:
 async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
     clock = ManualClock()
     store = SqliteMemoryStore(tmp_path / "memory.db")
-    yield Memory(MemoryService(store, clock, 604_800, 86_400), clock)
+    yield Memory(MemoryService(ready(store), clock, 604_800, 86_400), clock)
     await store.close()
 
 

@@ -24,6 +24,7 @@ from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from tests.clock import ManualClock
+from tests.ready import ready
 
 from .driver import Driver, FakeDeck, RefusalError
 
@@ -74,7 +75,7 @@ async def tools(tmp_path: Path) -> AsyncIterator[RealTools]:
         return LexicalEmbedder()
 
     service = VectorService(OnFirstUse(open_vectors), OnFirstUse(open_embedder), clock)
-    yield RealTools([*memory_tools(MemoryService(memory, clock, 3600, 3600)), *vector_tools(service)])
+    yield RealTools([*memory_tools(MemoryService(ready(memory), clock, 3600, 3600), "sqlite"), *vector_tools(service)])
     await memory.close()
     await vectors.close()
 
