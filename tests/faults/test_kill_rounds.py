@@ -1,4 +1,4 @@
-"""A hundred rounds of SIGKILL in the middle of writing: what was acknowledged is there, whole, and the files are sound."""
+"""A hundred rounds of SIGKILL in the middle of writing: what was acknowledged is there and whole, the files sound."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def value_for(key: str) -> dict[str, Any]:
 
 
 async def entries(deck: DeckClient, prefix: str = "") -> AsyncIterator[dict[str, Any]]:
-    cursor: dict[str, str] = {}
+    cursor: dict[str, Any] = {}
     while True:
         page = await deck.call("memory_usage", action="list", prefix=prefix, limit=500, **cursor)
         for entry in page["entries"]:
