@@ -70,6 +70,7 @@ class Deck:
     clock: Clock
     tools: Mapping[str, DeckTool]
     meter: CallMeter
+    memory: MemoryStore
 
 
 class _Silent:
@@ -186,7 +187,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             await optimizer.start()
         heartbeat = asyncio.create_task(_beat(orchestrator, queries, recovery))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, clock, tools, meter)
+        yield Deck(settings, clock, tools, meter, memory_store)
 
 
 async def _beat(orchestrator: Orchestrator, queries: QueryManager, recovery: Recovery) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 from typing_extensions import TypedDict
@@ -12,6 +14,7 @@ from quarterdeck.server.app import DeckServer
 from quarterdeck.server.config import Settings
 from quarterdeck.server.deck import Deck
 from quarterdeck.storage.clock import SystemClock
+from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, deck_tool
 from quarterdeck.tools.status.meter import CallMeter
 
@@ -54,4 +57,6 @@ def _tools() -> dict[str, DeckTool]:
 
 
 if __name__ == "__main__":
-    anyio.run(DeckServer(Deck(Settings(), SystemClock(), _tools(), CallMeter())).run_stdio_async)
+    with TemporaryDirectory() as folder:
+        memory = SqliteMemoryStore(Path(folder) / "memory.db")
+        anyio.run(DeckServer(Deck(Settings(), SystemClock(), _tools(), CallMeter(), memory)).run_stdio_async)

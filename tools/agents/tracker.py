@@ -7,10 +7,9 @@ goes on.
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import Any
 
-from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.clock import Clock, iso
 from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.runs.base import Agent, Query
 
@@ -109,8 +108,3 @@ class Tracker:
 
 def _preview(text: str) -> str:
     return text if len(text) <= TASK_CHARACTERS else text[: TASK_CHARACTERS - 1] + "…"
-
-
-def iso(milliseconds: int) -> str:
-    """A time as ISO 8601 in UTC with milliseconds."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

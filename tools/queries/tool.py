@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.clock import Clock, iso
 from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus
 
 from ..agents.rights import PermissionMode
 from ..agents.runners.base import MAX_PROMPT, Outcome
-from ..agents.tracker import iso
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
 from .manager import QueryManager
 
