@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.25  # seconds that a look waits for `look_soon`
 REST = 0.05  # seconds after each look, so that a busy client causes 20 a second at most
-MAX_WATCHED = 10_000  # URIs of all listeners of a server
+MAX_WATCHED = 1_000  # URIs of all listeners of a server
 
 Name = tuple[str, str]  # namespace, key
 
