@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -134,6 +135,7 @@ async def test_nothing_is_read_while_nobody_listens(deck: Deck) -> None:
             raise ZeroDivisionError
     async with deck.watch.watching([uri_of("n", "l")]):
         await until(lambda: deck.store.looks > 4)
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
     looks = deck.store.looks
     deck.watch.look_soon()
     with pytest.raises(TimeoutError):

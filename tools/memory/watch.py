@@ -92,11 +92,10 @@ class MemoryWatch:
             await asyncio.sleep(REST)
 
     async def _look(self) -> None:
-        watched = self._watched()
-        heads = await self._heads(watched.values())
+        heads = await self._heads(self._seen)
         changed = {name: head for name, head in heads.items() if self._seen.get(name, head) != head}
         self._seen |= changed
-        for uri, name in watched.items():
+        for uri, name in self._watched().items():  # those who came during the read too
             if name in changed:
                 await self._publish(uri)
 
