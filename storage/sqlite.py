@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import aiosqlite
 
@@ -24,6 +24,8 @@ from .errors import DeckError, StorageError
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[Any] | Mapping[str, Any]
+Durability = Literal["process", "power"]
+"""What a commit outlives: the death of every process, or a loss of power too (an fsync for each commit)."""
 
 LOCK_TIMEOUT = 30.0  # seconds that a write may wait for other processes before it fails
 SCAN_TIMEOUT = 1.0  # seconds that a checkpoint may hold up the writers to wait for readers of other processes
@@ -31,7 +33,7 @@ CHECKPOINT_BYTES = 4 << 20  # WAL size at which a checkpoint is started
 CHECKPOINT_EVERY = 256  # commits between two looks at that size
 
 
-def open_database(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
+def open_database(path: Path, migrations: Sequence[str], durability: Durability = "process") -> sqlite3.Connection:
     """Open or create `path` (mode 0600), migrate it, and return a connection in autocommit mode that never waits.
 
     Raises:
@@ -44,7 +46,11 @@ def open_database(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
         raise StorageError(f"cannot open {path}: {exc}") from exc
     try:
         _switch_to_wal(connection)
-        connection.execute("PRAGMA synchronous=NORMAL")
+        if durability == "power":
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA fullfsync=ON")  # macOS: past the drive's own cache; a no-op elsewhere
+        else:
+            connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
         _migrate(connection, path, migrations)
         connection.execute("PRAGMA wal_autocheckpoint=0")
@@ -142,10 +148,10 @@ class _Write(Generic[T]):
 class Database:
     """One SQLite file, shared with other processes. Use it from one event loop."""
 
-    def __init__(self, path: Path, migrations: Sequence[str]) -> None:
+    def __init__(self, path: Path, migrations: Sequence[str], durability: Durability = "process") -> None:
         """Raises StorageError as `open_database` does."""
         self.path = path
-        self._connection = open_database(path, migrations)
+        self._connection = open_database(path, migrations, durability)
         self._queue: list[_Write[Any]] = []
         self._flush_handle: asyncio.Handle | None = None
         self._blocked_since: float | None = None
@@ -153,6 +159,7 @@ class Database:
         self._scanner: aiosqlite.Connection | None = None
         self._scanner_lock = asyncio.Lock()
         self._checkpoint: asyncio.Task[None] | None = None
+        self._ends_log = False  # a checkpoint wants the write lock: our own commits wait for it
 
     def read(self, sql: str, parameters: Parameters = ()) -> Rows:
         """Run a short query inline; it sees every commit, of other processes too.
@@ -196,6 +203,8 @@ class Database:
 
     def _flush(self) -> None:
         self._flush_handle = None
+        if self._ends_log or not self._queue:
+            return
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -249,10 +258,18 @@ class Database:
                 self._checkpoint = asyncio.get_running_loop().create_task(self._run_checkpoint())
 
     async def _run_checkpoint(self) -> None:
-        with contextlib.suppress(StorageError):  # another process may be at it; the next one comes soon
+        with contextlib.suppress(StorageError, sqlite3.Error):  # another process may be at it; the next one comes soon
             await self.scan("PRAGMA wal_checkpoint(PASSIVE)")  # nearly all of it, beside the writers
             # Under steady writes that alone never ends the log: the short rest is done while they wait.
-            await self.scan("PRAGMA wal_checkpoint(TRUNCATE)")
+            async with self._scanner_lock:
+                scanner = await self._open_scanner()
+                self._ends_log = True
+                try:
+                    await scanner.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                finally:
+                    self._ends_log = False
+                    if self._queue:
+                        self._flush()
 
     async def _open_scanner(self) -> aiosqlite.Connection:
         if self._scanner is None:
@@ -261,13 +278,15 @@ class Database:
 
     async def close(self) -> None:
         """Commit what is queued and close both connections."""
+        if self._checkpoint is not None:
+            await self._checkpoint
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             deadline = time.monotonic() + LOCK_TIMEOUT
             while self._queue and time.monotonic() < deadline:
                 self._flush()
                 await asyncio.sleep(0.001)
-        if self._checkpoint is not None:
+        if self._checkpoint is not None:  # started by these last commits
             await self._checkpoint
         if self._scanner is not None:
             await self._scanner.close()

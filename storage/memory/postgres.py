@@ -57,6 +57,10 @@ MIGRATIONS = (
     CREATE INDEX quarterdeck_memory_words ON quarterdeck_memory USING gin (words);
     CREATE INDEX quarterdeck_memory_over ON quarterdeck_memory (least(expires_at + grace, previous_until));
     """,
+    """
+    CREATE TABLE quarterdeck_memory_clock (noted bigint NOT NULL);
+    INSERT INTO quarterdeck_memory_clock VALUES (0);
+    """,
 )
 
 # In every statement on one entry $1 is the namespace, $2 the key, $3 now, and $4 the ttl or the expected version.
@@ -68,6 +72,11 @@ _STATE = "e.version, e.created_at, e.updated_at, e.expires_at"
 _HEAD = f"e.namespace, e.key, '', e.size, {_STATE}"  # the fields of Entry
 _ENTRY = _HEAD.replace("''", "e.value")
 _ENDED_UNTIL = f"(least(e.expires_at, {_NOW}) + e.grace)"  # end of the grace of a row's value, if it ends now
+_KEEP_PREVIOUS = f"""
+    previous_ttl = e.ttl,
+    previous_until = CASE WHEN {_ENDED_UNTIL} > {_NOW} THEN {_ENDED_UNTIL} END,
+    previous = CASE WHEN {_ENDED_UNTIL} > {_NOW} THEN e.value END
+""".strip()
 
 _OVERWRITE = f"""
     version = e.version + 1,
@@ -78,10 +87,8 @@ _OVERWRITE = f"""
     expires_at = {_NOW} + nullif({_TTL}, 0),
     deleted = false,
     grace = $5,
-    previous_ttl = e.ttl,
-    previous_until = CASE WHEN {_ENDED_UNTIL} > {_NOW} THEN {_ENDED_UNTIL} END,
+    {_KEEP_PREVIOUS},
     value = $7,
-    previous = CASE WHEN {_ENDED_UNTIL} > {_NOW} THEN e.value END,
     words = $8::text::tsvector
 """
 _PUT = f"""
@@ -110,6 +117,25 @@ _SEARCH = f"""
     SELECT {_ENTRY}, ts_rank(e.words, $2::text::tsquery, 1) AS score FROM quarterdeck_memory AS e
     WHERE e.namespace = $1 AND e.words @@ $2::text::tsquery AND {_LIVE}
     ORDER BY score DESC, e.key LIMIT $4 OFFSET $5
+"""
+_LOAD = f"""
+    INSERT INTO quarterdeck_memory AS e
+        (namespace, key, version, size, created_at, updated_at, ttl, expires_at, grace, value, words)
+    VALUES ($1, $2, $9, $6, $10, $11, {_TTL}, $12, $5, $7, $8::text::tsvector)
+    ON CONFLICT (namespace, key) DO UPDATE SET
+        version = greatest(e.version + 1, $9),
+        size = $6,
+        created_at = $10,
+        updated_at = $11,
+        ttl = {_TTL},
+        expires_at = $12,
+        deleted = false,
+        grace = $5,
+        {_KEEP_PREVIOUS},
+        value = $7,
+        words = $8::text::tsvector
+    WHERE NOT {_LIVE} OR e.updated_at < $11
+    RETURNING true
 """
 _RENEW = f"ttl = coalesce({_TTL}, e.ttl), expires_at = {_NOW} + nullif(coalesce({_TTL}, e.ttl), 0)"
 _TOUCH = f"UPDATE quarterdeck_memory AS e SET {_RENEW} WHERE {_IS_KEY} AND {_LIVE} RETURNING {_HEAD}"
@@ -142,6 +168,10 @@ _NAMESPACES = f"""
     SELECT e.namespace, count(*), sum(e.size), min(e.expires_at) FROM quarterdeck_memory AS e
     WHERE e.namespace > $1 AND {_LIVE.replace(_NOW, "$2::bigint")}
     GROUP BY e.namespace ORDER BY e.namespace LIMIT $3
+"""
+_USAGE = f"""
+    SELECT count(*), coalesce(sum(e.size), 0), min(e.expires_at) FROM quarterdeck_memory AS e
+    WHERE e.namespace = $1 AND {_LIVE.replace(_NOW, "$2::bigint")}
 """
 _OVER = """
     SELECT namespace, key FROM quarterdeck_memory
@@ -264,6 +294,27 @@ class PostgresMemoryStore:
         async with self._db.connection() as connection:
             rows = await connection.fetch(_NAMESPACES, after, now, limit)
         return [NamespaceStats(*row) for row in rows]
+
+    async def usage(self, namespace: str, *, now: int) -> NamespaceStats:
+        async with self._db.connection() as connection:
+            row = await connection.fetchrow(_USAGE, namespace, now)
+        assert row is not None  # noqa: S101  an aggregate has one
+        return NamespaceStats(namespace, *row)
+
+    async def load(self, entry: Entry, *, now: int, grace: int) -> bool:
+        words = await _words_of(entry.namespace, entry.key, entry.text)
+        async with self._db.connection() as connection:
+            written = await connection.fetchval(
+                _LOAD, entry.namespace, entry.key, now, entry.ttl, grace, entry.size, entry.text, words,
+                entry.version, entry.created_at, entry.updated_at, entry.expires_at,
+            )  # fmt: skip
+        return bool(written)
+
+    async def note_time(self, now: int) -> int:
+        async with self._db.connection() as connection, connection.transaction():
+            noted: int = await connection.fetchval("SELECT noted FROM quarterdeck_memory_clock FOR UPDATE")
+            await connection.execute("UPDATE quarterdeck_memory_clock SET noted = $1", now)
+        return noted
 
     async def purge(self, *, now: int, limit: int) -> None:
         async with self._db.connection() as connection:

@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..sqlite import Database
+from ..sqlite import Database, Durability
 from .base import Entry, Hit, NamespaceStats, prefix_end, searchable_text, version_conflict
 from .words import SNIPPET_BEFORE, SNIPPET_CHARS
 
@@ -46,6 +46,10 @@ MIGRATIONS = (
     );
     CREATE VIRTUAL TABLE words USING fts5 (key, body, tokenize = 'unicode61 remove_diacritics 2');
     """,
+    """
+    CREATE TABLE clock (noted INTEGER NOT NULL);
+    INSERT INTO clock VALUES (0);
+    """,
 )
 
 _LIVE = "NOT deleted AND ifnull(expires_at > :now, 1)"
@@ -55,6 +59,11 @@ _ENTRY = _HEAD.replace("''", "value")
 _ENDED_UNTIL = "min(ifnull(expires_at, :now), :now) + grace"  # end of the grace of a row's value, if it ends now
 _CHANGED_ID = "iif(words_id = id, (SELECT max(id) + 1 FROM entries), id)"
 _INDEXED_TO = "ifnull((SELECT rowid FROM words ORDER BY rowid DESC LIMIT 1), 0)"
+_KEEP_PREVIOUS = f"""
+        previous_ttl = ttl,
+        previous_until = iif({_ENDED_UNTIL} > :now, {_ENDED_UNTIL}, NULL),
+        previous = iif({_ENDED_UNTIL} > :now, value, NULL)
+""".strip()
 
 _PUT = f"""
     INSERT INTO entries (namespace, key, version, size, created_at, updated_at, ttl, expires_at, grace, value)
@@ -69,11 +78,26 @@ _PUT = f"""
         expires_at = :now + nullif(:ttl, 0),
         deleted = 0,
         grace = :grace,
-        previous_ttl = ttl,
-        previous_until = iif({_ENDED_UNTIL} > :now, {_ENDED_UNTIL}, NULL),
-        value = :text,
-        previous = iif({_ENDED_UNTIL} > :now, value, NULL)
+        {_KEEP_PREVIOUS},
+        value = :text
     RETURNING version, created_at, expires_at
+"""
+_LOAD = f"""
+    INSERT INTO entries (namespace, key, version, size, created_at, updated_at, ttl, expires_at, grace, value)
+    VALUES (:namespace, :key, :version, :size, :created_at, :updated_at, :ttl, :expires_at, :grace, :text)
+    ON CONFLICT (namespace, key) DO UPDATE SET
+        id = {_CHANGED_ID},
+        version = max(version + 1, :version),
+        size = :size,
+        created_at = :created_at,
+        updated_at = :updated_at,
+        ttl = :ttl,
+        expires_at = :expires_at,
+        deleted = 0,
+        grace = :grace,
+        {_KEEP_PREVIOUS},
+        value = :text
+    WHERE NOT ({_LIVE}) OR updated_at < :updated_at
 """
 _RENEW = "ttl = ifnull(:ttl, ttl), expires_at = :now + nullif(ifnull(:ttl, ttl), 0)"
 _REVIVE = f"""
@@ -108,9 +132,9 @@ class SqliteMemoryStore:
 
     backend = "sqlite"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, durability: Durability = "process") -> None:
         """Raises StorageError: the file cannot be opened, is damaged or too new."""
-        self._db = Database(path, MIGRATIONS)
+        self._db = Database(path, MIGRATIONS, durability)
         newest = self._db.read("SELECT ifnull(max(id), 0) FROM entries")[0][0]
         self._purged_to: int = random.randint(0, newest)  # noqa: S311  short sessions too reach every row in time
 
@@ -253,6 +277,28 @@ class SqliteMemoryStore:
             {"after": after, "now": now, "limit": limit},
         )
         return [NamespaceStats(*row) for row in rows]
+
+    async def usage(self, namespace: str, *, now: int) -> NamespaceStats:
+        [row] = await self._db.scan(
+            f"""
+            SELECT count(*), ifnull(sum(size), 0), min(expires_at) FROM entries
+            WHERE namespace = :namespace AND {_LIVE}
+            """,
+            {"namespace": namespace, "now": now},
+        )
+        return NamespaceStats(namespace, *row)
+
+    async def load(self, entry: Entry, *, now: int, grace: int) -> bool:
+        parameters = {name: getattr(entry, name) for name in (*Entry.__slots__, "ttl")} | {"now": now, "grace": grace}
+        return await self._db.write(lambda connection: connection.execute(_LOAD, parameters).rowcount > 0)
+
+    async def note_time(self, now: int) -> int:
+        def change(connection: sqlite3.Connection) -> int:
+            noted = int(connection.execute("SELECT noted FROM clock").fetchone()[0])
+            connection.execute("UPDATE clock SET noted = ?", (now,))
+            return noted
+
+        return await self._db.write(change)
 
     async def purge(self, *, now: int, limit: int) -> None:
         def change(connection: sqlite3.Connection) -> None:

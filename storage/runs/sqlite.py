@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from ..sqlite import Database
+from ..sqlite import Database, Durability
 from .base import Agent, AgentStatus, Audit, Event, Page, Query, QueryStatus
 
 T = TypeVar("T")
@@ -55,9 +55,9 @@ MIGRATIONS = [
 class SqliteRunStore:
     """A RunStore in one SQLite file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, durability: Durability = "process") -> None:
         """Raises StorageError as `Database` does."""
-        self._db = Database(path, MIGRATIONS)
+        self._db = Database(path, MIGRATIONS, durability)
 
     async def put_agent(self, agent: Agent, *, expected: AgentStatus | None = None) -> bool:
         if expected is not None:
