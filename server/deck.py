@@ -73,6 +73,7 @@ class Deck:
     clock: Clock
     tools: Mapping[str, DeckTool]
     meter: CallMeter
+    memory: MemoryService
 
 
 class _Silent:
@@ -189,7 +190,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             await optimizer.start()
         heartbeat = asyncio.create_task(_beat(orchestrator, queries, recovery))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, clock, tools, meter)
+        yield Deck(settings, clock, tools, meter, memory)
 
 
 async def _beat(orchestrator: Orchestrator, queries: QueryManager, recovery: Recovery) -> None:

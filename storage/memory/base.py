@@ -85,6 +85,10 @@ class MemoryStore(Protocol):
         """Those of `keys` that are there, by key."""
         ...
 
+    async def heads(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        """As `get_many`, without values."""
+        ...
+
     async def page(
         self, namespace: str, *, now: int, limit: int, prefix: str = "", after: str | None = None
     ) -> list[Entry]:

@@ -105,9 +105,8 @@ _REPLACE = f"""
 """
 _VERSION = f"SELECT e.version FROM quarterdeck_memory AS e WHERE {_IS_KEY} AND {_LIVE}"
 _GET = f"SELECT {_ENTRY} FROM quarterdeck_memory AS e WHERE {_IS_KEY} AND {_LIVE}"
-_GET_MANY = (
-    f"SELECT {_ENTRY} FROM quarterdeck_memory AS e WHERE e.namespace = $1 AND e.key = ANY($2::text[]) AND {_LIVE}"
-)
+_AMONG = f"FROM quarterdeck_memory AS e WHERE e.namespace = $1 AND e.key = ANY($2::text[]) AND {_LIVE}"
+_GET_MANY, _HEADS = f"SELECT {_ENTRY} {_AMONG}", f"SELECT {_HEAD} {_AMONG}"
 _PAGE = f"""
     SELECT {_HEAD} FROM quarterdeck_memory AS e
     WHERE e.namespace = $1 AND e.key >= $2 AND ($4::text IS NULL OR e.key > $4) AND {_LIVE} {{}}
@@ -235,8 +234,14 @@ class PostgresMemoryStore:
         return None if row is None else Entry(*row)
 
     async def get_many(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(_GET_MANY, namespace, keys, now)
+
+    async def heads(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(_HEADS, namespace, keys, now)
+
+    async def _many(self, statement: str, namespace: str, keys: Sequence[str], now: int) -> dict[str, Entry]:
         async with self._db.connection() as connection:
-            rows = await connection.fetch(_GET_MANY, namespace, keys, now)
+            rows = await connection.fetch(statement, namespace, keys, now)
         return {entry.key: entry for entry in (Entry(*row) for row in rows)}
 
     async def page(

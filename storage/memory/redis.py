@@ -19,6 +19,7 @@ from heapq import nsmallest
 from typing import Any, Self, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as NoAnswerError
@@ -44,6 +45,7 @@ class RedisMemoryStore:
         self._client = client
         self._address = address
         self._get = client.register_script(scripts.GET)
+        self._heads = client.register_script(scripts.HEADS)
         self._put = client.register_script(scripts.PUT)
         self._load = client.register_script(scripts.LOAD)
         self._touch = client.register_script(scripts.TOUCH)
@@ -111,8 +113,14 @@ class RedisMemoryStore:
         return (await self.get_many(namespace, [key], now=now)).get(key)
 
     async def get_many(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(self._get, namespace, keys, now)
+
+    async def heads(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(self._heads, namespace, keys, now)
+
+    async def _many(self, script: AsyncScript, namespace: str, keys: Sequence[str], now: int) -> dict[str, Entry]:
         with self._explained():
-            rows = json.loads(await self._get(args=[now, namespace, *keys]))
+            rows = json.loads(await script(args=[now, namespace, *keys]))
         return {row[0]: _entry(namespace, *row) for row in rows}
 
     async def page(

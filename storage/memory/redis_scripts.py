@@ -172,17 +172,19 @@ schedule(end_of(ttl), old.grace, previous_until)
 return redis.call('HMGET', entry, 'text', unpack(HEAD))
 """
 
-GET = f"""#!lua flags=no-writes
+_EACH = """#!lua flags=no-writes
 {COMMON}
 local namespace = ARGV[2]
 local found = {{}}
 for i = 3, #ARGV do
   local entry = entry_of(member_of(namespace, ARGV[i]))
   local head = redis.call('HMGET', entry, unpack(HEAD))
-  if is_live(head) then table.insert(found, {{ARGV[i], redis.call('HGET', entry, 'text'), unpack(head)}}) end
+  if is_live(head) then table.insert(found, {{ARGV[i], {text}, unpack(head)}}) end
 end
 return cjson.encode(found)
 """
+GET = _EACH.format(COMMON=COMMON, text="redis.call('HGET', entry, 'text')")
+HEADS = _EACH.format(COMMON=COMMON, text="''")
 
 PAGE = f"""#!lua flags=allow-oom
 {COMMON}

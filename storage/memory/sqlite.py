@@ -175,9 +175,15 @@ class SqliteMemoryStore:
         return Entry(*rows[0]) if rows else None
 
     async def get_many(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(_ENTRY, namespace, keys, now)
+
+    async def heads(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(_HEAD, namespace, keys, now)
+
+    async def _many(self, fields: str, namespace: str, keys: Sequence[str], now: int) -> dict[str, Entry]:
         rows = await self._db.scan(
             f"""
-            SELECT {_ENTRY} FROM entries
+            SELECT {fields} FROM entries
             WHERE namespace = :namespace AND key IN (SELECT value FROM json_each(:keys)) AND {_LIVE}
             """,
             {"namespace": namespace, "keys": json.dumps(keys), "now": now},

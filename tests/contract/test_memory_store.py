@@ -59,6 +59,17 @@ async def test_an_entry_comes_back_as_it_was_put(store: MemoryStore) -> None:
     assert entry.value == {"a": [1, "é"]}
 
 
+async def test_heads_are_entries_without_their_values(store: MemoryStore) -> None:
+    kept = await put(store, "k", "[1]", ttl=5_000)
+    await put(store, "deleted")
+    await store.delete("n", "deleted", now=NOW)
+    keys = ["k", "k", "deleted", "never"]
+    assert await store.get_many("n", keys, now=NOW) == {"k": kept}
+    assert await store.heads("n", keys, now=NOW) == {"k": replace(kept, text="")}
+    assert await store.heads("n", keys, now=NOW + 5_000) == {}
+    assert await store.heads("n", [], now=NOW) == {}
+
+
 async def test_a_new_value_keeps_the_creation_and_counts_the_version(store: MemoryStore) -> None:
     await put(store, "k", "1")
     entry = await put(store, "k", "2", now=NOW + 7)
@@ -72,6 +83,7 @@ async def test_an_entry_ends_exactly_at_its_expiry(store: MemoryStore) -> None:
     for read in (
         await store.get("n", "k", now=NOW + 1_000),
         await store.get_many("n", ["k"], now=NOW + 1_000),
+        await store.heads("n", ["k"], now=NOW + 1_000),
         await store.page("n", now=NOW + 1_000, limit=9),
         await store.search("n", ["x"], now=NOW + 1_000, limit=9),
         await store.namespaces(now=NOW + 1_000, limit=9),

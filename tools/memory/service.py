@@ -128,7 +128,7 @@ class MemoryService:
 
     async def retrieve(self, namespace: str, key: str) -> Entry | None:
         check_names(namespace, key)
-        store, now = await self._begin()
+        store, now = await self.begin()
         return await store.get(namespace, key, now=now)
 
     async def delete(self, namespace: str, key: str, *, if_version: int | None = None) -> bool:
@@ -139,7 +139,7 @@ class MemoryService:
         """
         check_names(namespace, key)
         check_version(if_version)
-        store, now = await self._begin()
+        store, now = await self.begin()
         return await store.delete(namespace, key, now=now, if_version=if_version)
 
     async def touch(self, namespace: str, key: str, *, ttl: float | None = None) -> Entry:
@@ -150,7 +150,7 @@ class MemoryService:
         """
         check_names(namespace, key)
         lifetime = None if ttl is None else milliseconds(ttl)
-        store, now = await self._begin()
+        store, now = await self.begin()
         entry = await store.touch(namespace, key, now=now, ttl=lifetime)
         if entry is None:
             raise NotFoundError(f"no '{key}' in namespace '{namespace}' to touch: list shows the keys, store makes one")
@@ -169,7 +169,7 @@ class MemoryService:
         lifetime = None if ttl is None else milliseconds(ttl)
         entry = None
         if self._window:
-            store, now = await self._begin()
+            store, now = await self.begin()
             async with self._guard.admitted(store, namespace, key, 0, now=now):  # its size is not known before
                 entry = await store.restore(namespace, key, now=now, ttl=lifetime)
         if entry is None:
@@ -198,7 +198,7 @@ class MemoryService:
         if prefix:
             check_text("prefix", prefix, MAX_KEY)
         after = None if cursor is None else _text_of(cursor)
-        store, now = await self._begin()
+        store, now = await self.begin()
         heads = await store.page(namespace, now=now, limit=limit + 1, prefix=prefix, after=after)
         chosen = heads[:limit]
         budget = max_tokens * BYTES_PER_TOKEN - ANSWER_BYTES
@@ -228,7 +228,7 @@ class MemoryService:
         check_text("namespace", namespace, MAX_NAMESPACE)
         words = words_of(query)
         offset = read_cursor(cursor) or 0
-        store, now = await self._begin()
+        store, now = await self.begin()
         found = await store.search(namespace, words, now=now, limit=limit + 1, offset=offset)
         chosen = found[:limit]
         budget = max_tokens * BYTES_PER_TOKEN - ANSWER_BYTES - json_text(query)[1]
@@ -248,21 +248,21 @@ class MemoryService:
     async def namespaces(self, *, limit: int = 50, cursor: str | None = None) -> NamespacePage:
         """The namespaces that hold entries, by name."""
         after = "" if cursor is None else _text_of(cursor)
-        store, now = await self._begin()
+        store, now = await self.begin()
         found = await store.namespaces(now=now, limit=limit + 1, after=after)
         chosen = found[:limit]
         return NamespacePage(chosen, _cursor_of(chosen[-1].namespace) if len(found) > limit else None)
 
-    async def _begin(self) -> tuple[MemoryStore, int]:
-        """The store, and the time of this call."""
+    async def begin(self) -> tuple[MemoryStore, int]:
+        """The store, opened, and the time of one call. Raises StorageError."""
         store = await self._open_store()
         if not self._knows_time:
             await self._learn_time(store)
         return store, self.clock.now()
 
     async def _begin_write(self) -> tuple[MemoryStore, int]:
-        """As `_begin`; every now and then, writes clear away what is over."""
-        store, now = await self._begin()
+        """As `begin`; every now and then, writes clear away what is over."""
+        store, now = await self.begin()
         if self._writes % PURGE_EVERY == 0:
             await store.note_time(now)
             await store.purge(now=now, limit=PURGE_LIMIT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
-from urllib.parse import quote
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -15,6 +14,7 @@ from quarterdeck.storage.memory.base import Entry, Hit
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, deck_tool
 
 from .service import MAX_TOKENS, MemoryService
+from .uri import uri_of
 
 Action = Literal["store", "retrieve", "list", "search", "delete", "touch", "restore", "namespaces"]
 
@@ -198,8 +198,7 @@ def _key(args: MemoryArguments) -> str:
 
 
 def _identity(entry: Entry) -> MemoryAnswer:
-    name = f"memory://{quote(entry.namespace, safe='')}/{quote(entry.key, safe='')}"
-    return {"key": entry.key, "namespace": entry.namespace, "id": name}
+    return {"key": entry.key, "namespace": entry.namespace, "id": uri_of(entry.namespace, entry.key)}
 
 
 def _state(entry: Entry) -> MemoryAnswer:
