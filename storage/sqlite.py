@@ -168,9 +168,16 @@ class _Write(Generic[T]):
 class Database:
     """One SQLite file, shared with other processes. Use it from one event loop."""
 
-    def __init__(self, path: Path, migrations: Sequence[str], durability: Durability = "process") -> None:
-        """Raises StorageError as `open_database` does."""
+    def __init__(
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        durability: Durability = "process",
+        functions: Mapping[str, Callable[[str, str], str]] | None = None,
+    ) -> None:
+        """`functions` are there for `scan`, by their SQL name. Raises StorageError as `open_database` does."""
         self.path = path
+        self._functions = functions or {}
         self._connection = open_database(path, migrations, durability)
         self._queue: list[_Write[Any]] = []
         self._flush_handle: asyncio.Handle | None = None
@@ -294,6 +301,8 @@ class Database:
     async def _open_scanner(self) -> aiosqlite.Connection:
         if self._scanner is None:
             self._scanner = await aiosqlite.connect(self.path, timeout=SCAN_TIMEOUT, isolation_level=None)
+            for name, function in self._functions.items():
+                await self._scanner.create_function(name, 2, function)  # pyright: ignore[reportUnknownMemberType]
         return self._scanner
 
     async def close(self) -> None:

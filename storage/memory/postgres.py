@@ -12,7 +12,6 @@ may stand apart. Beyond a megabyte of lexemes (some 80,000 different words) the 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..postgres import Postgres, server_version
 from .base import Entry, Hit, NamespaceStats, prefix_end, searchable_text, version_conflict
-from .words import snippet, tokens
+from .words import namespace_tag, snippet, tokens
 
 if TYPE_CHECKING:
     from ..postgres import Connection
@@ -339,7 +338,7 @@ async def _words_of(namespace: str, key: str, text: str) -> str:
 
 def _vector(namespace: str, key: str, text: str) -> str:
     """The words of an entry with their places, as the text of a tsvector."""
-    tag = _tag(namespace)
+    tag = namespace_tag(namespace)
     places: dict[str, list[int]] = {}
     complete = True
     for place, token in enumerate([*tokens(key), "", *tokens(searchable_text(text))], 1):  # no phrase leaves the key
@@ -361,7 +360,7 @@ def _vector(namespace: str, key: str, text: str) -> str:
 
 def _query(namespace: str, words: Sequence[str]) -> str:
     """The text of a tsquery for every word; empty if none has a letter or digit."""
-    tag = _tag(namespace)
+    tag = namespace_tag(namespace)
     terms: list[str] = []
     for word in words:
         lexemes = [f"'{tag}{token[:MAX_LEXEME]}'" for token in tokens(word)]
@@ -373,8 +372,3 @@ def _query(namespace: str, words: Sequence[str]) -> str:
                 term = f"({term} | {loose})"
             terms.append(term)
     return " & ".join(terms)
-
-
-def _tag(namespace: str) -> str:
-    """What the lexemes of a namespace begin with; where two share one, only time is lost."""
-    return hashlib.sha256(namespace.encode()).hexdigest()[:4]
