@@ -135,6 +135,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             return await tools[name].answer(arguments, _Silent())
 
         tracker = Tracker(memory, clock)
+        stack.push_async_callback(tracker.close)
         orchestrator = Orchestrator(
             runs=runs,
             tracker=tracker,
@@ -188,17 +189,18 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             log.info("%d agents of servers that ended are marked interrupted", interrupted)
         if optimizer.enabled:
             await optimizer.start()
-        heartbeat = asyncio.create_task(_beat(orchestrator, queries, recovery))
+        heartbeat = asyncio.create_task(_beat(orchestrator, queries, tracker, recovery))
         stack.callback(heartbeat.cancel)
         yield Deck(settings, clock, tools, meter, memory)
 
 
-async def _beat(orchestrator: Orchestrator, queries: QueryManager, recovery: Recovery) -> None:
+async def _beat(orchestrator: Orchestrator, queries: QueryManager, tracker: Tracker, recovery: Recovery) -> None:
     for beat in count(1):
         await asyncio.sleep(HEARTBEAT)
         try:
             await orchestrator.tick()
             await queries.tick()
+            await tracker.tick()
             if beat % RECOVER_EVERY == 0:
                 await recovery.recover()
         except Exception:  # the top of a background task: one bad beat must not be the last
