@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import memory, startup, store
+from . import memory, memory_scale, startup, store
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "startup": startup.measure,
     "store": store.measure,
     "memory": memory.measure,
+    "memory_scale": memory_scale.measure,
 }
 COLUMNS = ("measure", "ours", "theirs", "they are", "ratio", "target", "ok")
 
