@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     upload_roots: Paths = Field(
         default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
     )
+    runs_history: int = Field(
+        default=30 * 24 * 3600,
+        ge=0,
+        description="seconds that ended agents and queries, their results and events are kept; 0: for ever",
+    )
     agents_idle_timeout: float = Field(default=900, gt=0, description="seconds after which an agent without work stops")
     agents_max_alive: int = Field(default=100, ge=1, description="agents alive at once")
     feature_parallel_spawning: bool = Field(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -63,6 +63,8 @@ MEMORY_FILE, RUNS_FILE, VECTORS_FILE = "memory.db", "runs.db", "vectors.db"
 HEARTBEAT = 1.0  # seconds
 MEMORY_URLS = ("sqlite:///path/of.db", "postgresql://…", "redis://…", "rediss://…", "unix:///path/of/redis.sock")
 RECOVER_EVERY = 10  # beats: another server may die at any time
+PURGE_EVERY = 60
+PURGE_LIMIT = 1_000  # rows of a kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,22 +191,33 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             log.info("%d agents of servers that ended are marked interrupted", interrupted)
         if optimizer.enabled:
             await optimizer.start()
-        heartbeat = asyncio.create_task(_beat(orchestrator, queries, tracker, recovery))
+
+        async def forget_history() -> None:
+            if settings.runs_history:
+                await runs.purge(before=clock.now() - settings.runs_history * 1000, limit=PURGE_LIMIT)
+
+        jobs = [
+            (1, orchestrator.tick),
+            (1, queries.tick),
+            (1, tracker.tick),
+            (RECOVER_EVERY, recovery.recover),
+            (PURGE_EVERY, forget_history),
+        ]
+        heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
         yield Deck(settings, clock, tools, meter, memory)
 
 
-async def _beat(orchestrator: Orchestrator, queries: QueryManager, tracker: Tracker, recovery: Recovery) -> None:
+async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:
+    """Do each job every so many beats."""
     for beat in count(1):
         await asyncio.sleep(HEARTBEAT)
-        try:
-            await orchestrator.tick()
-            await queries.tick()
-            await tracker.tick()
-            if beat % RECOVER_EVERY == 0:
-                await recovery.recover()
-        except Exception:  # the top of a background task: one bad beat must not be the last
-            log.exception("heartbeat")
+        for every, job in jobs:
+            if beat % every == 0:
+                try:
+                    await job()
+                except Exception:  # the top of a background task: one bad beat must not be the last
+                    log.exception("heartbeat")
 
 
 def prepare_data_dir(path: Path) -> Path:
