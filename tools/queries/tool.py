@@ -19,6 +19,7 @@ from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool
 from .manager import QueryManager
 from .results import ResultPart, first_parts, part_at
 
+NOTICE = "a part is JSON text: query_wait that queryId alone with its nextOffset as offset, and join the parts"
 MAX_TOKENS = 20_000  # of results in an answer: clients cut what is much longer
 
 
@@ -211,9 +212,7 @@ class QueryTools:
     async def wait(self, arguments: WaitArguments, call: Call) -> WaitAnswer:
         ids = list(dict.fromkeys(arguments.query_ids))
         if arguments.offset is not None and len(ids) > 1:
-            raise InvalidArgumentError(
-                "offset: goes on with the result of one query, so queryIds must be that one alone"
-            )
+            raise InvalidArgumentError("offset: goes on with the result of one query: let queryIds be that one alone")
         last: tuple[float, str] | None = None
 
         async def tell(rows: Sequence[Query]) -> None:
@@ -239,9 +238,7 @@ class QueryTools:
             "pending": [*pending],
         }
         if any(part.get("nextOffset") is not None for part in parts):
-            answer["notice"] = (
-                "a part is JSON text: query_wait that queryId alone with its nextOffset as offset, and join"
-            )
+            answer["notice"] = NOTICE
         return answer
 
     def _result(self, row: Query, part: ResultPart) -> QueryResult:
