@@ -59,7 +59,7 @@ def call_library(task: Task, function: str, **arguments: Any) -> Any:
 
 
 def _converse(process: subprocess.Popen[bytes], request: bytes, answers: list[bytes]) -> None:
-    """In a thread, for either side may block. stdin stays open: its end would tell the process that we are gone."""
+    """In a thread, for either side may block. stdin stays open to the end, which would say that the worker is gone."""
     assert process.stdin is not None  # noqa: S101  both are pipes
     assert process.stdout is not None  # noqa: S101
     rest = memoryview(request)
@@ -67,6 +67,7 @@ def _converse(process: subprocess.Popen[bytes], request: bytes, answers: list[by
         while rest:
             rest = rest[process.stdin.write(rest) :]
     answers.append(process.stdout.read())
+    process.wait()
 
 
 def _describe(code: int) -> str:
