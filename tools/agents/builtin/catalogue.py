@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from .base import AgentType, Capability, CrewMember, Field
+from .base import AgentType, Capability, Choice, CrewMember, Field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _SEARCH = {**_QUERY, "collection": Field("text")}
 
 _DOCUMENTS = frozenset({"documents"})
 _FINDINGS = frozenset({"findings"})
+_DECISIONS = frozenset({"decisions"})
 
 _TYPES = (
     AgentType(
@@ -115,6 +116,40 @@ _TYPES = (
         owns=_FINDINGS,
         priority="high",
         plain="finding",
+    ),
+    AgentType(
+        "decision_tracker",
+        "qdrant_decision_agent",
+        "Keeps decisions and what they rest on; shows what a change would touch and where they contradict.",
+        {
+            "decision_storage": Capability(
+                "decisions.decision_storage",
+                {
+                    "decision": Field("text"),
+                    "title": Field("text"),
+                    "subject": Field("text"),
+                    "choice": Field("text"),
+                    "rationale": Field("text"),
+                    "alternatives": Field("list of texts"),
+                    "status": Choice("proposed", "accepted", "rejected", "deprecated", "superseded"),
+                    "dependsOn": Field("list of texts"),
+                    "tags": Field("list of texts"),
+                    "version": Field("number from 1"),
+                },
+            ),
+            "impact_analysis": Capability("decisions.impact_analysis", {"decision": Field("text", needed=True)}),
+            "consistency_validation": Capability("decisions.consistency_validation", {}),
+            "dependency_tracking": Capability(
+                "decisions.dependency_tracking",
+                {
+                    "action": Choice("add", "remove", "list", "order"),
+                    "decision": Field("text"),
+                    "dependsOn": Field("list of texts"),
+                },
+            ),
+        },
+        owns=_DECISIONS,
+        plain="title",
     ),
 )
 
