@@ -25,11 +25,12 @@ class PromptError(Exception):
 
 
 class Agent:
-    """Who works: the id and name that the agent was spawned with."""
+    """Who works: the id and name that the agent was spawned with, and the folder that its type may write in."""
 
-    def __init__(self, agent_id: str, name: str) -> None:
+    def __init__(self, agent_id: str, name: str, folder: str) -> None:
         self.id = agent_id
         self.name = name
+        self.folder = folder
 
 
 class Task:
