@@ -18,10 +18,18 @@ _SOURCE = {
 }
 _QUERY = {"query": Field("text", needed=True), "limit": Field("number from 1")}
 _SEARCH = {**_QUERY, "collection": Field("text")}
+_MERGE = {
+    "key": Field("text", needed=True),
+    "base": Field("object", needed=True),
+    "value": Field("object", needed=True),
+    "namespace": Field("text"),
+    "prefer": Field("text"),
+}
 
 _DOCUMENTS = frozenset({"documents"})
 _FINDINGS = frozenset({"findings"})
 _DECISIONS = frozenset({"decisions"})
+_SYNC = frozenset({"sync"})  # what two stores had in common
 
 _TYPES = (
     AgentType(
@@ -101,16 +109,7 @@ _TYPES = (
                 {"finding": Field("text", needed=True), "topic": Field("text"), "evidence": Field("text")},
             ),
             "experience_retrieval": Capability("findings.experience_retrieval", {**_QUERY, "topic": Field("text")}),
-            "conflict_resolution": Capability(
-                "findings.conflict_resolution",
-                {
-                    "key": Field("text", needed=True),
-                    "base": Field("object", needed=True),
-                    "value": Field("object", needed=True),
-                    "namespace": Field("text"),
-                    "prefer": Field("text"),
-                },
-            ),
+            "conflict_resolution": Capability("findings.conflict_resolution", _MERGE),
             "cross_agent_learning": Capability("findings.cross_agent_learning", {"topic": Field("text")}),
         },
         owns=_FINDINGS,
@@ -150,6 +149,26 @@ _TYPES = (
         },
         owns=_DECISIONS,
         plain="title",
+    ),
+    AgentType(
+        "synchronization",
+        "qdrant_sync_agent",
+        "Makes two stores equal, merges conflicts, commits exports to git, takes and restores snapshots.",
+        {
+            "bidirectional_sync": Capability(
+                "sync.bidirectional_sync",
+                {
+                    "left": Field("text", needed=True),
+                    "right": Field("text", needed=True),
+                    "rule": Choice("newer", "left", "right", "report"),
+                },
+            ),
+            "conflict_resolution": Capability(
+                "findings.conflict_resolution", {**_MERGE, "namespace": Field("text", needed=True)}
+            ),
+        },
+        owns=_SYNC,
+        priority="low",
     ),
 )
 

@@ -52,11 +52,18 @@ def retrieve(task: Task, namespace: str, key: str) -> tuple[Any, int]:
 
 
 def entries(task: Task, namespace: str, prefix: str | None = None) -> Iterator[dict[str, Any]]:
-    """The entries of a namespace by key, as the action list shows them."""
+    """The entries of a namespace by key, as the action list shows them, with the deck's time as `timestamp`."""
     cursor = None
     while True:
         page = task.call("memory_usage", action="list", namespace=namespace, prefix=prefix, limit=PAGE, cursor=cursor)
-        yield from page["entries"]
+        for entry in page["entries"]:
+            yield {**entry, "timestamp": page["timestamp"]}
         cursor = page["nextCursor"]
         if cursor is None:
             return
+
+
+def deck_time(task: Task) -> str:
+    """The deck's time, ISO 8601 in UTC: a worker's own clock decides nothing."""
+    now: str = task.call("memory_usage", action="namespaces", limit=1)["timestamp"]
+    return now
