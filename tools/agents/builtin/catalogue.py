@@ -18,6 +18,7 @@ _SOURCE = {
 }
 _QUERY = {"query": Field("text", needed=True), "limit": Field("number from 1")}
 _SEARCH = {**_QUERY, "collection": Field("text")}
+_STORES = {"namespaces": Field("list of texts"), "collections": Field("list of texts")}
 _MERGE = {
     "key": Field("text", needed=True),
     "base": Field("object", needed=True),
@@ -161,10 +162,16 @@ _TYPES = (
                     "left": Field("text", needed=True),
                     "right": Field("text", needed=True),
                     "rule": Choice("newer", "left", "right", "report"),
+                    "kind": Choice("memory", "vectors"),
                 },
             ),
             "conflict_resolution": Capability(
                 "findings.conflict_resolution", {**_MERGE, "namespace": Field("text", needed=True)}
+            ),
+            "git_integration": Capability("repository.git_integration", {**_STORES, "message": Field("text")}),
+            "disaster_recovery": Capability(
+                "snapshots.disaster_recovery",
+                {**_STORES, "action": Choice("snapshot", "restore", "list"), "name": Field("text")},
             ),
         },
         owns=_SYNC,

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ..worker.task import PromptError, Task
 from .baseline import NAMESPACE, Baseline, Common
 from .entries import deck_time
-from .stores import Namespace, Record, State, canonical
+from .retrieval import collections
+from .stores import Record, State, Store, canonical, open_store
 from .words import shorten
 
 PREVIEW = 200  # characters of a disputed content in the report
@@ -48,28 +49,30 @@ def judge(common: Common | None, states: tuple[State | None, State | None], laps
 
 
 def bidirectional_sync(task: Task) -> dict[str, Any]:
-    """Make two memory namespaces equal, key by key.
+    """Make two stores equal: memory namespaces by key, or with `kind` vectors collections by id.
 
     What both had at the last synchronisation is remembered, so a change of one side, a deletion too, is carried over,
-    and different changes of both are a conflict, settled by `rule` (newer, unless told otherwise) and always reported.
-    What somebody changes while it is copied is `postponed` to the next run. Contents are compared, not lifetimes: a
-    copy gets what the original has left, and what has expired on one side only is filled again.
+    and different changes of both are a conflict, settled by `rule` (newer, for vectors, which have no times, report,
+    unless told otherwise) and always reported. What somebody changes while it is copied is `postponed` to the next
+    run. Contents are compared, not lifetimes: a copy gets what the original has left, and what has expired on one side
+    only is filled again.
 
     Returns `{left, right, equal, copied: {left, right}, deleted: {left, right}, conflicts: [{key, left, right, kept}],
     postponed: [key]}`; `copied` and `deleted` count by the side that was changed. A conflict's sides are `{updated,
     content}`, cut to 200 characters, or null where it was deleted; `kept` is the side that was followed, or null for
     neither: then both stay as they are.
     """
-    prompt = task.prompt
-    names = [prompt[side] for side in SIDES]
+    names = [task.prompt[side] for side in SIDES]
+    kind = task.prompt.get("kind", "memory")
+    rule = task.prompt.get("rule", "report" if kind == "vectors" else "newer")
     if names[0] == names[1]:
         raise PromptError(f"bidirectional_sync: left and right are both {names[0]!r}; name two")
-    if NAMESPACE in names:
-        raise PromptError(f"bidirectional_sync keeps its own records in {NAMESPACE!r}; name other namespaces")
-    stores = [Namespace(task, name) for name in names]
-    baseline = Baseline(task, "memory", names)
+    if (kind, rule) == ("vectors", "newer"):
+        raise PromptError("bidirectional_sync: points have no times; rule is one of left | right | report for vectors")
+    baseline = Baseline(task, kind, names)
+    stores = _open(task, kind, names, is_first=not baseline.common)
     states = [_read(task, number, store) for number, store in enumerate(stores)]
-    verdicts = _compare(baseline.common, states, names, deck_time(task), prompt.get("rule", "newer"))
+    verdicts = _compare(baseline.common, states, names, deck_time(task), rule)
     conflicts = _describe(stores, states, verdicts)
 
     moves = {key: verdict.winner for key, verdict in verdicts.items() if verdict.winner is not None}
@@ -103,7 +106,24 @@ def bidirectional_sync(task: Task) -> dict[str, Any]:
     }
 
 
-def _read(task: Task, number: int, store: Namespace) -> States:
+def _open(task: Task, kind: str, names: list[str], *, is_first: bool) -> list[Store]:
+    if kind == "memory":
+        if NAMESPACE in names:
+            raise PromptError(f"bidirectional_sync keeps its own records in {NAMESPACE!r}; name other namespaces")
+        return [open_store(task, kind, name) for name in names]
+    there = [name for name in names if name in collections(task)]
+    if not there:
+        raise PromptError(f"there is no collection {names[0]!r} and no {names[1]!r}: create one of them")
+    if len(there) == 1 and not is_first:  # dropped by mistake, it must not take the other one with it
+        raise PromptError(
+            f"of two collections that were synchronised only {there[0]!r} is left; "
+            f"create the other, empty, to have the points of {there[0]!r} deleted too, or give another name"
+        )
+    shape = open_store(task, kind, there[0]).shape
+    return [open_store(task, kind, name, shape) for name in names]
+
+
+def _read(task: Task, number: int, store: Store) -> States:
     task.progress(number, 4, f"reading {store.name}")
     return {record.key: record.state for record in store.records()}
 
@@ -120,7 +140,7 @@ def _compare(
     return verdicts
 
 
-def _describe(stores: list[Namespace], states: list[States], verdicts: dict[str, Verdict]) -> list[dict[str, Any]]:
+def _describe(stores: list[Store], states: list[States], verdicts: dict[str, Verdict]) -> list[dict[str, Any]]:
     """The conflicts as the report shows them, read before anything is changed."""
     disputed = [key for key, verdict in verdicts.items() if verdict.disputed]
     shown: list[dict[str, Any]] = []
@@ -140,7 +160,7 @@ def _describe(stores: list[Namespace], states: list[States], verdicts: dict[str,
 
 
 def _copy(
-    source: Namespace, target: Namespace, keys: Iterable[str], known: States, seen: States
+    source: Store, target: Store, keys: Iterable[str], known: States, seen: States
 ) -> Iterator[tuple[str, Common]]:
     """Copy what is still as it was judged, on both sides; yields what they have in common now."""
     fresh: dict[str, State] = {}
