@@ -150,8 +150,8 @@ async def test_a_snapshot_comes_back(tools: RealTools, sync: Driver, folder: Pat
     await put(tools, "notes", changed=0, newer=1)
     restore = {"do": "disaster_recovery", "action": "restore", "name": "monday"}
     restored = await sync.run(restore)
-    figures = {"written": 3, "unchanged": 1, "expired": 1, "others": 1, "missed": []}
-    nothing = {"written": 0, "unchanged": 0, "expired": 0, "others": 0, "missed": []}
+    figures: dict[str, Any] = {"written": 3, "unchanged": 1, "expired": 1, "others": 1, "missed": []}
+    nothing: dict[str, Any] = {"written": 0, "unchanged": 0, "expired": 0, "others": 0, "missed": []}
     assert restored == {
         "name": "monday",
         "createdAt": taken["createdAt"],
