@@ -46,6 +46,7 @@ from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
+from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
 from .config import Settings, SettingsError, environment_name
 
@@ -124,11 +125,13 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
 
         tools: dict[str, DeckTool] = {}
+        worker_tools = {tool.name: tool for tool in vector_worker_tools(vectors)}
 
         async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
-            if name not in tools:
-                raise NotFoundError(f"no tool {name!r} (tools: {', '.join(tools)})")
-            return await tools[name].answer(arguments, _Silent())
+            tool = tools.get(name) or worker_tools.get(name)
+            if tool is None:
+                raise NotFoundError(f"no tool {name!r} (tools: {', '.join([*tools, *worker_tools])})")
+            return await tool.answer(arguments, _Silent())
 
         tracker = Tracker(memory, clock)
         orchestrator = Orchestrator(

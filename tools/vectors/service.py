@@ -129,6 +129,15 @@ class VectorService:
             for point, vector in zip(points, vectors, strict=True)
         ]
 
+    async def page(self, name: str, *, limit: int, after: str = "") -> list[Point]:
+        """The next points after the one with the id `after`, as `VectorStore.page`.
+
+        Raises:
+            InvalidArgumentError: `after` is an id that no point can have.
+        """
+        store = await self._store_with(name)
+        return await store.page(name, limit=limit, after=after)
+
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         """Remove points and return how many there were."""
         store = await self._store_with(name)

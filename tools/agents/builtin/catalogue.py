@@ -27,6 +27,8 @@ _MERGE = {
     "prefer": Field("text"),
 }
 
+_CLUSTERED = {"collection": Field("text"), "k": Field("number from 1")}
+
 _DOCUMENTS = frozenset({"documents"})
 _FINDINGS = frozenset({"findings"})
 _DECISIONS = frozenset({"decisions"})
@@ -116,6 +118,22 @@ _TYPES = (
         owns=_FINDINGS,
         priority="high",
         plain="finding",
+    ),
+    AgentType(
+        "pattern_discovery",
+        "qdrant_pattern_agent",
+        "Clusters of a vector collection, what their points share, text templates, and what does not fit in.",
+        {
+            "pattern_extraction": Capability("patterns.pattern_extraction", _CLUSTERED),
+            "clustering_analysis": Capability("patterns.clustering_analysis", _CLUSTERED),
+            "template_generation": Capability("patterns.template_generation", _CLUSTERED),
+            "anti_pattern_detection": Capability(
+                "patterns.anti_pattern_detection",
+                {**_CLUSTERED, "neighbours": Field("number from 1"), "limit": Field("number from 1")},
+            ),
+        },
+        owns=frozenset({"patterns"}),
+        plain="collection",
     ),
     AgentType(
         "decision_tracker",
