@@ -21,7 +21,12 @@ READS = {
 """Tools with an `action`, and the actions that change nothing."""
 
 ALWAYS = {"vector_search", "vector_points"}
-WRITES = {"memory_usage": "namespace", "vector_upsert": "collection", "vector_delete": "collection"}
+WRITES = {
+    "memory_usage": "namespace",
+    "vector_upsert": "collection",
+    "vector_put_points": "collection",
+    "vector_delete": "collection",
+}
 """Tools that write, and the argument that names where."""
 
 

@@ -18,6 +18,7 @@ from quarterdeck.tools.vectors.embedders.base import Embedder
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
+from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 from tests.clock import ManualClock
 
 from .driver import FakeDeck, RefusalError
@@ -67,7 +68,8 @@ async def real_tools(folder: Path) -> AsyncGenerator[RealTools]:
 
     service = VectorService(OnFirstUse(open_vectors), OnFirstUse(open_embedder), clock)
     try:
-        yield RealTools([*memory_tools(MemoryService(memory, clock, 3600, 3600)), *vector_tools(service)], clock)
+        memory_service = MemoryService(memory, clock, 3600, 3600)
+        yield RealTools([*memory_tools(memory_service), *vector_tools(service), *vector_worker_tools(service)], clock)
     finally:
         await memory.close()
         await vectors.close()
