@@ -18,6 +18,7 @@ _SOURCE = {
 }
 _QUERY = {"query": Field("text", needed=True), "limit": Field("number from 1")}
 _SEARCH = {**_QUERY, "collection": Field("text")}
+_WINDOW = {"hours": Field("number from 1")}
 _STORES = {"namespaces": Field("list of texts"), "collections": Field("list of texts")}
 _MERGE = {
     "key": Field("text", needed=True),
@@ -33,6 +34,7 @@ _DOCUMENTS = frozenset({"documents"})
 _FINDINGS = frozenset({"findings"})
 _DECISIONS = frozenset({"decisions"})
 _SYNC = frozenset({"sync"})  # what two stores had in common
+_ANALYTICS = frozenset({"analytics"})  # hourly samples of how much is kept
 
 _TYPES = (
     AgentType(
@@ -193,6 +195,19 @@ _TYPES = (
             ),
         },
         owns=_SYNC,
+        priority="low",
+    ),
+    AgentType(
+        "analytics",
+        "qdrant_analytics_agent",
+        "Performance, usage and cost of agents and queries from their records, and what to do about them.",
+        {
+            "performance_monitoring": Capability("analytics.performance_monitoring", _WINDOW),
+            "usage_analytics": Capability("usage.usage_analytics", _WINDOW),
+            "cost_tracking": Capability("analytics.cost_tracking", _WINDOW),
+            "optimization_recommendations": Capability("advice.optimization_recommendations", _WINDOW),
+        },
+        owns=_ANALYTICS,
         priority="low",
     ),
 )
