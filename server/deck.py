@@ -149,6 +149,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             types=TYPES,
             call_deck=call_tool,
             owner=processes.identify(os.getpid()),
+            folders=data_dir / "agents",
             parallel=settings.feature_parallel_spawning,
             max_alive=settings.agents_max_alive,
             idle_timeout=settings.agents_idle_timeout,

@@ -36,7 +36,8 @@ WORKER = AgentType("worker", "Worker", "works", {"toil": Capability("toil.toil",
 class FakeAgent:
     """Does its work when `finish` is called."""
 
-    def __init__(self, call: CallDeck) -> None:
+    def __init__(self, spec: AgentSpec, call: CallDeck) -> None:
+        self.spec = spec
         self.call = call
         self.process = ProcessId("host", "boot", 11, 2.5)
         self.paused = False
@@ -123,7 +124,7 @@ class FakeRunner:
             if self.failures > 0:
                 self.failures -= 1
                 raise AgentDiedError("did not get ready")
-            agent = self.agents[spec.name] = FakeAgent(call)
+            agent = self.agents[spec.name] = FakeAgent(spec, call)
             return agent
         finally:
             self.at_once -= 1
@@ -154,6 +155,7 @@ class Bridge:
             types={"worker": WORKER},
             call_deck=self.call,
             owner=OWNER,
+            folders=folder / "agents",
             **options,
         )
         self.recovery = Recovery(self.runs, self.tracker, self.clock)

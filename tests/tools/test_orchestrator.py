@@ -308,3 +308,10 @@ async def test_two_servers_that_start_together_mark_what_a_dead_one_left_once(br
     assert await bridge.recovery.recover() == 0
     assert [event.kind for event in await bridge.runs.list_events("ghost")] == ["interrupted"]
     assert (await bridge.memory.list("wiki-notifications")).entries == [first]
+
+
+async def test_each_type_has_a_folder_of_its_own(bridge: Bridge, tmp_path: Path) -> None:
+    _, one = await bridge.spawn("one")
+    _, two = await bridge.spawn("two")
+    assert one.spec.folder == two.spec.folder == str(tmp_path / "agents" / "worker")
+    assert (tmp_path / "agents" / "worker").stat().st_mode & 0o777 == 0o700

@@ -23,7 +23,7 @@ from quarterdeck.tools.agents.runners.base import AgentDiedError, AgentSpec, Wor
 from quarterdeck.tools.agents.runners.process import ProcessAgent, ProcessRunner
 from tests.until import until
 
-SPEC = AgentSpec("researcher-1", "researcher", "reader")
+SPEC = AgentSpec("researcher-1", "researcher", "reader", "/nowhere")
 TEXT = "# Ships\n\n" + "A deck is a floor of a ship. The crew works on the deck.\n\n" * 50
 
 

@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -95,10 +96,12 @@ class Orchestrator:
         types: Mapping[str, AgentType],
         call_deck: CallDeck,
         owner: ProcessId,
+        folders: Path,
         parallel: bool = True,
         max_alive: int = 100,
         idle_timeout: float = 900.0,
     ) -> None:
+        """Each type gets a folder of its own below `folders`."""
         self._runs = runs
         self._tracker = tracker
         self._clock = clock
@@ -106,6 +109,7 @@ class Orchestrator:
         self._types = types
         self._call_deck = call_deck
         self._owner = owner
+        self._folders = folders
         self._parallel = parallel
         self._max_alive = max_alive
         self._idle_timeout = idle_timeout
@@ -200,7 +204,9 @@ class Orchestrator:
         )
         try:
             await self._runs.put_agent(agent)  # the row is there before the process
-            spec = AgentSpec(agent.id, agent.type, agent.name, agent.capabilities, agent.permission_mode)
+            folder = self._folders / agent.type
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            spec = AgentSpec(agent.id, agent.type, agent.name, str(folder), agent.capabilities, agent.permission_mode)
             rights = Rights(agent.permission_mode, agent_type.owns)
             began = self._clock.monotonic()
             handle = await self._runner.start(spec, self._restricted(rights))

@@ -89,8 +89,10 @@ class QueryEntry(TypedDict):
     status: QueryStatus
     model: str | None
     permissionMode: str
+    createdAt: int
     startTime: int | None
     duration: int | None
+    usage: dict[str, Any] | None
     metadata: dict[str, Any]
     progress: dict[str, Any] | None
     error: str | None
@@ -189,8 +191,10 @@ class QueryTools:
             "status": row.status,
             "model": row.model,
             "permissionMode": row.permission_mode,
+            "createdAt": row.created_at,
             "startTime": row.started_at,
             "duration": row.active_ms(self._clock.now()),
+            "usage": row.usage,
             "metadata": row.metadata,
             "progress": row.progress,
             "error": row.error,

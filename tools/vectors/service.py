@@ -117,6 +117,28 @@ class VectorService:
         made = list(await embedder.embed(texts))
         return await store.upsert(name, self._points(points, made), embedder=embedder.name)
 
+    async def put(
+        self, name: str, points: Sequence[NewPoint], *, dimension: int, metric: Metric, embedder: str | None
+    ) -> int:
+        """Write points with their vectors, whoever made those, into a collection of this shape; a missing one is made.
+
+        Raises:
+            ConflictError: the collection has another shape.
+            InvalidArgumentError, LimitError: as `upsert`.
+        """
+        _check_name(name)
+        store = await self._store()
+        with contextlib.suppress(ConflictError):  # it is there
+            await store.create(name, dimension, metric, embedder)
+        info = await store.describe(name)
+        if (info.dimension, info.metric) != (dimension, metric):
+            raise ConflictError(
+                f"collection '{name}' has dimension {info.dimension} and metric {info.metric}, "
+                f"the points {dimension} and {metric}: use another collection"
+            )
+        vectors = [point.vector for point in points if point.vector is not None]
+        return await store.upsert(name, self._points(points, vectors), embedder=embedder)
+
     def _points(self, points: Sequence[NewPoint], vectors: Sequence[Vector]) -> list[Point]:
         now = self._clock.now()
         return [

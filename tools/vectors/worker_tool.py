@@ -1,18 +1,22 @@
-"""The tool `vector_points`, which workers may call and MCP clients are not offered: whole collections, page by page."""
+"""The tools `vector_points` and `vector_put_points`, which workers may call and MCP clients are not offered: whole
+collections, page by page, and points written as they were read."""
 
 from __future__ import annotations
 
-from base64 import b64encode
+import binascii
+from base64 import b64decode, b64encode
 from typing import Annotated
 
 from pydantic import Field
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
-from quarterdeck.storage.vectors.base import Metric, Point
+from quarterdeck.storage.errors import InvalidArgumentError
+from quarterdeck.storage.vectors.base import Metric, Point, Vector
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, deck_tool
 
-from .service import VectorService
+from ..agents.tracker import iso
+from .service import NewPoint, VectorService
 
 PAGE_BYTES = 8 << 20  # of points; a page ends before it has more, but has at least one
 
@@ -29,6 +33,7 @@ class PointAnswer(TypedDict):
     id: str
     vector: str
     payload: dict[str, Json]
+    expiresAt: str | None
 
 
 class PointsAnswer(TypedDict):
@@ -40,6 +45,31 @@ class PointsAnswer(TypedDict):
     count: int
     points: list[PointAnswer]
     isLast: bool
+
+
+class PutPoint(Arguments):
+    """As in PointAnswer; `ttl` in seconds, 0 for ever."""
+
+    id: str
+    vector: str
+    payload: dict[str, Json]
+    ttl: Annotated[float, Field(ge=0)] = 0
+
+
+class PutArguments(Arguments):
+    """A collection, with what `vector_collections` shows of the one that the points come from."""
+
+    collection: str
+    dimension: int
+    metric: Metric
+    embedder: str | None = None
+    points: Annotated[list[PutPoint], Field(min_length=1, max_length=1000)]
+
+
+class PutAnswer(TypedDict):
+    success: bool
+    collection: str
+    upserted: int
 
 
 def vector_worker_tools(service: VectorService) -> list[DeckTool]:
@@ -57,6 +87,13 @@ def vector_worker_tools(service: VectorService) -> list[DeckTool]:
             "isLast": len(shown) == len(found) < args.limit,
         }
 
+    async def put(args: PutArguments, _: Call) -> PutAnswer:
+        points = [NewPoint(p.id, _read(p), None, p.payload, p.ttl) for p in args.points]
+        upserted = await service.put(
+            args.collection, points, dimension=args.dimension, metric=args.metric, embedder=args.embedder
+        )
+        return {"success": True, "collection": args.collection, "upserted": upserted}
+
     return [
         deck_tool(
             "vector_points",
@@ -67,7 +104,17 @@ def vector_worker_tools(service: VectorService) -> list[DeckTool]:
             title="Points of a collection",
             read_only=True,
             idempotent=True,
-        )
+        ),
+        deck_tool(
+            "vector_put_points",
+            "Add or replace points of a vector collection with vectors as vector_points showed them.",
+            PutArguments,
+            PutAnswer,
+            put,
+            title="Put points",
+            destructive=True,
+            idempotent=True,
+        ),
     ]
 
 
@@ -87,4 +134,19 @@ def _shown(point: Point) -> PointAnswer:
     import numpy as np  # not before the store has done so
 
     vector = np.asarray(point.vector, "<f4").tobytes()
-    return {"id": point.id, "vector": b64encode(vector).decode(), "payload": dict(point.payload)}
+    expires = None if point.expires_at is None else iso(point.expires_at)
+    return {
+        "id": point.id,
+        "vector": b64encode(vector).decode(),
+        "payload": dict(point.payload),
+        "expiresAt": expires,
+    }
+
+
+def _read(point: PutPoint) -> Vector:
+    import numpy as np
+
+    try:
+        return np.frombuffer(b64decode(point.vector, validate=True), "<f4")
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidArgumentError(f"point {point.id!r}: vector is not base64 of float32: {exc}") from None

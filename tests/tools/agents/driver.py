@@ -58,11 +58,10 @@ class Driver:
             self.process.kill()
         await self.process.communicate()
 
-    async def start(self, name: str = "Tester") -> Message:
+    async def start(self, name: str = "Tester", folder: str = "/nowhere") -> Message:
         """Introduce the agent; returns its first message."""
-        await self.send(
-            type="start", protocol=1, agentId="a-1", agentType=self.agent_type, name=name, capabilities=["label"]
-        )
+        about = {"agentId": "a-1", "agentType": self.agent_type, "name": name, "folder": folder}
+        await self.send(type="start", protocol=1, **about, capabilities=["label"])
         return await self.receive()
 
     async def send(self, **message: Any) -> None:

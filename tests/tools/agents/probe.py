@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def echo(task: Task) -> Any:
-    return {"prompt": task.prompt, "agent": [task.agent.id, task.agent.name]}
+    return {"prompt": task.prompt, "agent": [task.agent.id, task.agent.name, task.agent.folder]}
 
 
 def chatter(task: Task) -> Any:

@@ -61,8 +61,8 @@ async def test_a_start_imports_nothing_that_is_slow() -> None:
 
 async def test_the_whole_prompt_and_the_agent_reach_the_capability() -> None:
     async with probe() as worker:
-        await worker.start("Söldner 🛡")
-        agent = ["a-1", "Söldner 🛡"]
+        await worker.start("Söldner 🛡", "/a folder")
+        agent = ["a-1", "Söldner 🛡", "/a folder"]
         assert await worker.run('{"do": "echo", "text": "naïve — 漢字 🚢"}') == {
             "prompt": {"text": "naïve — 漢字 🚢"},
             "agent": agent,
@@ -128,7 +128,7 @@ async def test_prints_go_to_stderr_and_children_hold_neither_pipe() -> None:
 async def test_progress_is_limited_but_the_first_and_the_last_come() -> None:
     sent: list[dict[str, Any]] = []
     now = [100.0]
-    task = Task("t", {}, Agent("a", "n"), sent.append, lambda _, __: None, lambda: False, lambda: now[0])
+    task = Task("t", {}, Agent("a", "n", "/f"), sent.append, lambda _, __: None, lambda: False, lambda: now[0])
     for number in range(1, 101):
         task.progress(number, 100, f"step {number}")
         now[0] += PROGRESS_INTERVAL / 9.5
@@ -285,7 +285,7 @@ async def test_a_line_that_is_no_message_ends_the_worker_with_one_clear_line(lin
 
 async def test_a_wrong_start_is_refused() -> None:
     start: Message = {"type": "start", "protocol": 1, "agentId": "a", "agentType": "coder", "name": "n"}
-    start["capabilities"] = []
+    start |= {"folder": "/f", "capabilities": []}
     wrong: list[tuple[Message, str]] = [
         ({**start, "protocol": 2}, "the server speaks protocol 2, this worker 1"),
         ({"type": "stop"}, "stop before start"),
@@ -322,7 +322,7 @@ def test_progress_is_the_safe_point() -> None:
     cancelled = asyncio.Event()
     sent: list[dict[str, Any]] = []
     called: list[str] = []
-    task = Task("t", {}, Agent("a", "n"), sent.append, lambda tool, _: called.append(tool), cancelled.is_set)
+    task = Task("t", {}, Agent("a", "n", "/f"), sent.append, lambda tool, _: called.append(tool), cancelled.is_set)
     task.progress(0, 1)
     cancelled.set()
     for step in (lambda: task.progress(1, 1), task.check, lambda: task.call("memory_usage")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from .base import AgentType, Capability, CrewMember, Field
+from .base import AgentType, Capability, Choice, CrewMember, Field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +18,23 @@ _SOURCE = {
 }
 _QUERY = {"query": Field("text", needed=True), "limit": Field("number from 1")}
 _SEARCH = {**_QUERY, "collection": Field("text")}
+_WINDOW = {"hours": Field("number from 1")}
+_STORES = {"namespaces": Field("list of texts"), "collections": Field("list of texts")}
+_MERGE = {
+    "key": Field("text", needed=True),
+    "base": Field("object", needed=True),
+    "value": Field("object", needed=True),
+    "namespace": Field("text"),
+    "prefer": Field("text"),
+}
 
 _CLUSTERED = {"collection": Field("text"), "k": Field("number from 1")}
 
 _DOCUMENTS = frozenset({"documents"})
 _FINDINGS = frozenset({"findings"})
+_DECISIONS = frozenset({"decisions"})
+_SYNC = frozenset({"sync"})  # what two stores had in common
+_ANALYTICS = frozenset({"analytics"})  # hourly samples of how much is kept
 
 _TYPES = (
     AgentType(
@@ -102,16 +114,7 @@ _TYPES = (
                 {"finding": Field("text", needed=True), "topic": Field("text"), "evidence": Field("text")},
             ),
             "experience_retrieval": Capability("findings.experience_retrieval", {**_QUERY, "topic": Field("text")}),
-            "conflict_resolution": Capability(
-                "findings.conflict_resolution",
-                {
-                    "key": Field("text", needed=True),
-                    "base": Field("object", needed=True),
-                    "value": Field("object", needed=True),
-                    "namespace": Field("text"),
-                    "prefer": Field("text"),
-                },
-            ),
+            "conflict_resolution": Capability("findings.conflict_resolution", _MERGE),
             "cross_agent_learning": Capability("findings.cross_agent_learning", {"topic": Field("text")}),
         },
         owns=_FINDINGS,
@@ -133,6 +136,79 @@ _TYPES = (
         },
         owns=frozenset({"patterns"}),
         plain="collection",
+    ),
+    AgentType(
+        "decision_tracker",
+        "qdrant_decision_agent",
+        "Keeps decisions and what they rest on; shows what a change would touch and where they contradict.",
+        {
+            "decision_storage": Capability(
+                "decisions.decision_storage",
+                {
+                    "decision": Field("text"),
+                    "title": Field("text"),
+                    "subject": Field("text"),
+                    "choice": Field("text"),
+                    "rationale": Field("text"),
+                    "alternatives": Field("list of texts"),
+                    "status": Choice("proposed", "accepted", "rejected", "deprecated", "superseded"),
+                    "dependsOn": Field("list of texts"),
+                    "tags": Field("list of texts"),
+                    "version": Field("number from 1"),
+                },
+            ),
+            "impact_analysis": Capability("decisions.impact_analysis", {"decision": Field("text", needed=True)}),
+            "consistency_validation": Capability("decisions.consistency_validation", {}),
+            "dependency_tracking": Capability(
+                "decisions.dependency_tracking",
+                {
+                    "action": Choice("add", "remove", "list", "order"),
+                    "decision": Field("text"),
+                    "dependsOn": Field("list of texts"),
+                },
+            ),
+        },
+        owns=_DECISIONS,
+        plain="title",
+    ),
+    AgentType(
+        "synchronization",
+        "qdrant_sync_agent",
+        "Makes two stores equal, merges conflicts, commits exports to git, takes and restores snapshots.",
+        {
+            "bidirectional_sync": Capability(
+                "sync.bidirectional_sync",
+                {
+                    "left": Field("text", needed=True),
+                    "right": Field("text", needed=True),
+                    "rule": Choice("newer", "left", "right", "report"),
+                    "kind": Choice("memory", "vectors"),
+                },
+            ),
+            "conflict_resolution": Capability(
+                "findings.conflict_resolution", {**_MERGE, "namespace": Field("text", needed=True)}
+            ),
+            "git_integration": Capability("repository.git_integration", {**_STORES, "message": Field("text")}),
+            "disaster_recovery": Capability(
+                "snapshots.disaster_recovery",
+                {**_STORES, "action": Choice("snapshot", "restore", "list"), "name": Field("text")},
+            ),
+        },
+        owns=_SYNC,
+        priority="low",
+    ),
+    AgentType(
+        "analytics",
+        "qdrant_analytics_agent",
+        "Performance, usage and cost of agents and queries from their records, and what to do about them.",
+        {
+            "performance_monitoring": Capability("analytics.performance_monitoring", _WINDOW),
+            "usage_analytics": Capability("usage.usage_analytics", _WINDOW),
+            "cost_tracking": Capability("analytics.cost_tracking", _WINDOW),
+            "optimization_recommendations": Capability("advice.optimization_recommendations", _WINDOW),
+        },
+        owns=_ANALYTICS,
+        priority="low",
     ),
 )
 

@@ -40,6 +40,7 @@ class AgentSpec:
     id: str
     type: str
     name: str
+    folder: str  # of the deck's own, 0700, shared by the agents of this type: the one place that is theirs to write to
     capabilities: Sequence[str] = ()
     permission_mode: str = "default"
 

@@ -126,6 +126,7 @@ class ProcessAgent:
             agentId=spec.id,
             agentType=spec.type,
             name=spec.name,
+            folder=spec.folder,
             capabilities=list(spec.capabilities),
         )
         await self._ready

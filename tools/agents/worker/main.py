@@ -56,7 +56,7 @@ class Worker:
         self._type = agent_type
         self._lines = read_lines(incoming)
         self._outgoing = outgoing
-        self._agent = Agent("", "")
+        self._agent = Agent("", "", "")
         self._tasks: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None: stop
         self._replies: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None: look whether you are cancelled
         self._open: set[str] = set()  # the ids of the tasks that were taken and have not ended
@@ -83,7 +83,7 @@ class Worker:
             raise ProtocolError(f"{start['type']} before start")
         if start["protocol"] != VERSION:
             raise ProtocolError(f"the server speaks protocol {start['protocol']}, this worker {VERSION}")
-        self._agent = Agent(start["agentId"], start["name"])
+        self._agent = Agent(start["agentId"], start["name"], start["folder"])
         self._send({"type": "ready", "protocol": VERSION, "capabilities": list(self._type.capabilities)})
 
     def _listen(self) -> NoReturn:

@@ -2,8 +2,10 @@
 
 Server to worker:
 
-    {"type": "start", "protocol": 1, "agentId": text, "agentType": text, "name": text, "capabilities": [text]}
-        the first line, once; `capabilities` are the labels that the agent was spawned with
+    {"type": "start", "protocol": 1, "agentId": text, "agentType": text, "name": text, "folder": text,
+     "capabilities": [text]}
+        the first line, once; `folder` is there and is for all agents of this type to write in; `capabilities` are the
+        labels that the agent was spawned with
     {"type": "task", "id": text, "prompt": text}        work, done in order; no two open tasks share an id
     {"type": "cancel", "id": text}                      leave that task at its next safe point; unknown ids are ignored
     {"type": "reply", "id": n, "result": any}           the answer to call n ...
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 VERSION = 1
 
 _FIELDS: dict[str, dict[str, type]] = {
-    "start": {"protocol": int, "agentId": str, "agentType": str, "name": str, "capabilities": list},
+    "start": {"protocol": int, "agentId": str, "agentType": str, "name": str, "folder": str, "capabilities": list},
     "task": {"id": str, "prompt": str},
     "cancel": {"id": str},
     "reply": {"id": int},
