@@ -30,7 +30,9 @@ from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
+from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.process import ProcessRunner
+from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.agents.tracker import Tracker
 from quarterdeck.tools.contract import DeckTool
@@ -130,15 +132,18 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 raise NotFoundError(f"no tool {name!r} (tools: {', '.join(tools)})")
             return await tools[name].answer(arguments, _Silent())
 
+        owner = processes.identify(os.getpid())
+        children = Supervisor(owner) if is_supported() else Subprocesses()
+        stack.push_async_callback(children.close)
         tracker = Tracker(memory, clock)
         orchestrator = Orchestrator(
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runner=ProcessRunner(),
+            runner=ProcessRunner(children),
             types=TYPES,
             call_deck=call_tool,
-            owner=processes.identify(os.getpid()),
+            owner=owner,
             folders=data_dir / "agents",
             parallel=settings.feature_parallel_spawning,
             max_alive=settings.agents_max_alive,
