@@ -30,7 +30,7 @@ from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
-from quarterdeck.tools.agents.runners.children import Subprocesses
+from quarterdeck.tools.agents.runners.children import Children, Subprocesses
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
@@ -49,6 +49,7 @@ from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 
+from .agent_types import command_types, described
 from .config import Settings, SettingsError, environment_name
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
@@ -89,6 +90,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         SettingsError, StorageError: a setting, the data directory or a store cannot be used.
     """
     clock = clock or SystemClock()
+    commands = command_types(settings)
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         memory_store = await open_memory_store(settings.memory_url, data_dir)
@@ -140,8 +142,9 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runner=ProcessRunner(children),
-            types=TYPES,
+            runner=ProcessRunner(children, commands),
+            types={**TYPES, **{name: described(name) for name in commands}},
+            restarted={name for name, kind in commands.items() if kind.restart == "on-failure"},
             call_deck=call_tool,
             owner=owner,
             folders=data_dir / "agents",
@@ -175,7 +178,10 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         families = [
             memory_tools(memory),
             agent_tools(
-                AgentTools(orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning)
+                AgentTools(
+                    orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
+                ),
+                own_types=list(commands),
             ),
             query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
             upload_tools(uploads),
@@ -190,12 +196,12 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             log.info("%d agents of servers that ended are marked interrupted", interrupted)
         if optimizer.enabled:
             await optimizer.start()
-        heartbeat = asyncio.create_task(_beat(orchestrator, queries, recovery))
+        heartbeat = asyncio.create_task(_beat(orchestrator, queries, recovery, children))
         stack.callback(heartbeat.cancel)
         yield Deck(settings, clock, tools, meter)
 
 
-async def _beat(orchestrator: Orchestrator, queries: QueryManager, recovery: Recovery) -> None:
+async def _beat(orchestrator: Orchestrator, queries: QueryManager, recovery: Recovery, children: Children) -> None:
     for beat in count(1):
         await asyncio.sleep(HEARTBEAT)
         try:
@@ -203,6 +209,7 @@ async def _beat(orchestrator: Orchestrator, queries: QueryManager, recovery: Rec
             await queries.tick()
             if beat % RECOVER_EVERY == 0:
                 await recovery.recover()
+            await children.warm_up()  # not at the start, where a client waits for the first answer
         except Exception:  # the top of a background task: one bad beat must not be the last
             log.exception("heartbeat")
 

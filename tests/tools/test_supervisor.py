@@ -43,7 +43,7 @@ async def supervisor() -> AsyncGenerator[Supervisor]:
 
 
 async def start(supervisor: Supervisor, code: str) -> Child:
-    order = {"command": [sys.executable, "-I", "-S", "-c", code], "cwd": "/", "env": {}, "limits": {}}
+    order: dict[str, Any] = {"command": [sys.executable, "-I", "-S", "-c", code], "cwd": "/", "env": {}, "limits": {}}
     return await supervisor.start(order, limit=1000)
 
 

@@ -59,6 +59,10 @@ class Children(Protocol):
         """
         ...
 
+    async def warm_up(self) -> None:
+        """Make the next start fast. Raises OSError."""
+        ...
+
     async def close(self) -> None:
         """Let go of what they were started with; they have ended before."""
         ...
@@ -101,6 +105,9 @@ class Subprocesses:
         return Child(
             transport.get_pid(), pipes.stdin, pipes.stdout, pipes.stderr, pipes.exited, pipes.cleared, (transport,)
         )
+
+    async def warm_up(self) -> None:
+        """Nothing to prepare."""
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from .children import Order, harmless_environment
 
@@ -39,6 +39,12 @@ class CommandType(BaseModel):
     limits: Limits = Limits()
     restart: Literal["never", "on-failure"] = "never"
     commands: dict[Name, CommandLine] = Field(default_factory=dict[str, list[str]])  # what execute_command may name
+
+    @model_validator(mode="after")
+    def _only_a_worker_is_restarted(self) -> Self:
+        if self.protocol == "plain" and self.restart != "never":
+            raise ValueError("restart is for protocol jsonl; with plain every query starts the command anew")
+        return self
 
     def order(self, folder: str) -> Order:
         """What worker/launch.py is to run; `folder` is the type's own."""

@@ -75,7 +75,7 @@ class Supervisor:
         return self._link.process.pid if self._link is not None else None
 
     async def warm_up(self) -> None:
-        """Start the supervisor now. Raises OSError."""
+        """See Children.warm_up: starts the supervisor if it does not run."""
         await self._connect()
 
     async def start(self, order: Order, *, limit: int) -> Child:
