@@ -243,6 +243,7 @@ class AgentTools:
     def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
         row = self._orchestrator.latest(row)
         usage = live.handle.usage() if live else None
+        process = live.handle.process if live else row.process
         return {
             "agentId": row.id,
             "type": row.type,
@@ -253,7 +254,7 @@ class AgentTools:
             "runner": row.runner,
             "permissionMode": row.permission_mode,
             "queryId": live.query_id if live else None,
-            "pid": row.process.pid if row.process else None,
+            "pid": process.pid if process else None,
             "createdAt": iso(row.created_at),
             "duration": (row.ended_at or self._clock.now()) - row.created_at,
             "spawnTime": row.spawn_ms,

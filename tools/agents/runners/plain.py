@@ -110,7 +110,11 @@ class PlainAgent:
 
     async def pause(self) -> Outcome:
         if self._root is None:
-            return {"status": "failed", "reason": "its command is not running", "alternatives": ["terminate"]}
+            return {
+                "status": "failed",
+                "reason": "its command has not started yet, or has ended",
+                "alternatives": ["terminate"],
+            }
         outcome = await trees.pause(self._root)
         if outcome.get("status") == "applied":
             self._wall.stop()
@@ -118,7 +122,11 @@ class PlainAgent:
 
     async def resume(self) -> Outcome:
         if self._root is None:
-            return {"status": "failed", "reason": "its command is not running", "alternatives": ["terminate"]}
+            return {
+                "status": "failed",
+                "reason": "its command has not started yet, or has ended",
+                "alternatives": ["terminate"],
+            }
         self._wall.go_on()
         return await trees.resume(self._root)
 
