@@ -12,11 +12,15 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import startup, store
+from . import spawn, startup, store
 from .measure import Figure
 
-BENCHES: dict[str, Callable[[Path], list[Figure]]] = {"startup": startup.measure, "store": store.measure}
-COLUMNS = ("measure", "ours", "bare server", "ratio", "target", "ok")
+BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
+    "startup": startup.measure,
+    "store": store.measure,
+    "spawn": spawn.measure,
+}
+COLUMNS = ("measure", "ours", "beside", "ratio", "target", "ok")
 
 
 def main() -> int:
