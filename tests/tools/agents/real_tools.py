@@ -20,6 +20,7 @@ from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 from tests.clock import ManualClock
+from tests.ready import ready
 
 from .driver import FakeDeck, RefusalError
 
@@ -68,8 +69,10 @@ async def real_tools(folder: Path) -> AsyncGenerator[RealTools]:
 
     service = VectorService(OnFirstUse(open_vectors), OnFirstUse(open_embedder), clock)
     try:
-        memory_service = MemoryService(memory, clock, 3600, 3600)
-        yield RealTools([*memory_tools(memory_service), *vector_tools(service), *vector_worker_tools(service)], clock)
+        memory_service = MemoryService(ready(memory), clock, 3600, 3600)
+        yield RealTools(
+            [*memory_tools(memory_service, "sqlite"), *vector_tools(service), *vector_worker_tools(service)], clock
+        )
     finally:
         await memory.close()
         await vectors.close()

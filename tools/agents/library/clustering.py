@@ -22,8 +22,7 @@ SEED = 20
 ITERATIONS = 25
 STARTS = 3  # of k-means; the best is taken
 SAMPLE = 2000  # points that k is chosen on
-MOST_CHOSEN = 64  # clusters, where k is not given
-MOST_ASKED = 100
+MOST_CLUSTERS = 100
 FEWEST_POINTS = 4
 OUTLYING = 3.5  # modified z-scores above it are outliers, as Iglewicz and Hoaglin recommend
 
@@ -55,7 +54,7 @@ class _Partition(NamedTuple):
         return np.bincount(self.labels, minlength=len(self.centroids))
 
 
-class _Space:
+class Space:
     """The vectors, laid out so that the metric's distances follow from FAISS's."""
 
     def __init__(self, vectors: list[str], metric: str) -> None:
@@ -63,7 +62,8 @@ class _Space:
             raise InvalidArgumentError(f"{len(vectors)} points are too few for clusters: {FEWEST_POINTS} are needed")
         raw = np.frombuffer(b"".join(map(b64decode, vectors)), STORED).astype(np.float32).reshape(len(vectors), -1)
         self.is_cosine = metric == "cosine"
-        self.points = to_unit_length(raw) if self.is_cosine else raw
+        # What is far from the origin loses its short distances in the rounding; moving all changes none of them.
+        self.points: Matrix = to_unit_length(raw) if self.is_cosine else raw - raw.mean(axis=0)
 
     def nearest(self, points: Matrix, among: Matrix, count: int) -> tuple[Matrix, Labels]:
         """For each point the `count` nearest of `among`, and how far they are."""
@@ -74,13 +74,15 @@ class _Space:
         return self._to_distances(found), labels
 
     def between(self, points: Matrix) -> Matrix:
-        """All distances among few points."""
-        distances, order = self.nearest(points, points, len(points))
-        matrix = np.empty_like(distances)
-        np.put_along_axis(matrix, order, distances, axis=1)
-        return matrix
+        """All distances among a few points."""
+        products: Matrix = points @ points.T
+        if self.is_cosine:
+            return self._to_distances(products)
+        squares = products.diagonal()
+        return self._to_distances(squares[:, None] + squares - 2 * products)
 
     def _to_distances(self, found: Matrix) -> Matrix:
+        """From cosines, or from squares of Euclidean distances."""
         return (1 - found).clip(0, 2) if self.is_cosine else np.sqrt(found.clip(0))
 
     def partition(self, points: Matrix, k: int) -> _Partition:
@@ -110,24 +112,24 @@ def find_clusters(vectors: list[str], metric: str, k: int | None) -> dict[str, A
     Raises:
         InvalidArgumentError: too few points, or a k that they do not allow.
     """
-    space = _Space(vectors, metric)
+    space = Space(vectors, metric)
     chosen, tried, partition = _fit(space, k)
     sample = _sample(len(vectors))
     return {
         "k": chosen,
         "tried": tried,
         "sample": len(sample),
-        "silhouette": _rounded(_silhouette(space.between(space.points[sample]), partition.labels[sample])),
+        "silhouette": _rounded(silhouette(space.between(space.points[sample]), partition.labels[sample])),
         "clusters": _describe(space, partition),
         "labels": partition.labels.tolist(),
         "distances": [round(distance, 6) for distance in partition.distances.tolist()],
     }
 
 
-def _fit(space: _Space, k: int | None) -> tuple[int, list[dict[str, Any]], _Partition]:
+def _fit(space: Space, k: int | None) -> tuple[int, list[dict[str, Any]], _Partition]:
     count = len(space.points)
-    if k is not None and k > min(count, MOST_ASKED):
-        raise InvalidArgumentError(f"k: {count} points make 1 to {min(count, MOST_ASKED)} clusters, got {k}")
+    if k is not None and k > min(count, MOST_CLUSTERS):
+        raise InvalidArgumentError(f"k: {count} points make 1 to {min(count, MOST_CLUSTERS)} clusters, got {k}")
     tried: list[dict[str, Any]] = []
     if k is None:
         k, tried = _choose(space)
@@ -135,17 +137,17 @@ def _fit(space: _Space, k: int | None) -> tuple[int, list[dict[str, Any]], _Part
     return len(partition.centroids), tried, partition
 
 
-def _choose(space: _Space) -> tuple[int, list[dict[str, Any]]]:
+def _choose(space: Space) -> tuple[int, list[dict[str, Any]]]:
     """The k whose clusters of a sample have the greatest mean silhouette (P. Rousseeuw, Journal of Computational and
-    Applied Mathematics 20, 1987); 1 where none has one above 0. No more than the square root of the points are tried.
+    Applied Mathematics 20, 1987); 1 where none has one above 0. No k over the square root of the sample is tried.
     """
     points = space.points[_sample(len(space.points))]
     distances = space.between(points)
     tried: list[dict[str, Any]] = []
-    for k in _candidates(min(MOST_CHOSEN, isqrt(len(points)))):
-        silhouette = _silhouette(distances, space.partition(points, k).labels)
-        if silhouette is not None:
-            tried.append({"k": k, "silhouette": _rounded(silhouette)})
+    for k in _candidates(isqrt(len(points))):
+        score = silhouette(distances, space.partition(points, k).labels)
+        if score is not None:
+            tried.append({"k": k, "silhouette": _rounded(score)})
     best = max(tried, key=lambda attempt: attempt["silhouette"], default={"k": 1, "silhouette": 0})
     return (best["k"] if best["silhouette"] > 0 else 1), tried
 
@@ -165,7 +167,7 @@ def _sample(count: int) -> Labels:
     return np.sort(np.random.default_rng(SEED).choice(count, SAMPLE, replace=False))
 
 
-def _silhouette(distances: Matrix, labels: Labels) -> float | None:
+def silhouette(distances: Matrix, labels: Labels) -> float | None:
     """The mean of (b - a) / max(a, b): a is a point's mean distance to its own cluster, b to the nearest other one."""
     used, labels = np.unique(labels, return_inverse=True)
     if len(used) < 2:
@@ -184,7 +186,7 @@ def _silhouette(distances: Matrix, labels: Labels) -> float | None:
     return float(np.where(own > 1, scores, 0).mean())  # by definition 0 for a cluster of one
 
 
-def _describe(space: _Space, partition: _Partition) -> list[dict[str, Any]]:
+def _describe(space: Space, partition: _Partition) -> list[dict[str, Any]]:
     count = len(partition.centroids)
     gaps = space.nearest(partition.centroids, partition.centroids, 2)[0][:, 1] if count > 1 else None
     described: list[dict[str, Any]] = []
@@ -218,7 +220,7 @@ def find_outliers(vectors: list[str], metric: str, k: int | None, neighbours: in
     Raises:
         InvalidArgumentError: as `find_clusters`.
     """
-    space = _Space(vectors, metric)
+    space = Space(vectors, metric)
     k, _, partition = _fit(space, k)
     neighbours = min(neighbours, len(vectors) - 1)
     near, _ = space.nearest(space.points, space.points, neighbours + 1)
