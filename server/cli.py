@@ -132,13 +132,18 @@ def _config() -> int:
 
 
 def _shown(value: object) -> str:
-    """A setting as the environment would spell it, without passwords."""
+    """A setting as the environment would spell it, without passwords; agent types by name, as their command lines may
+    hold some."""
     from quarterdeck.storage.remote import without_password
+
+    from .config import AgentsTable
 
     if value is None:
         return ""
     if isinstance(value, list):
         return os.pathsep.join(str(item) for item in cast("list[object]", value))
+    if isinstance(value, AgentsTable):
+        return ", ".join(value.types)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str) and "://" in value:

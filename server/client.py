@@ -75,7 +75,11 @@ class DeckClient:
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            self._stderr.close()
+            raise
         return self
 
     async def __aexit__(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -20,6 +21,7 @@ from pydantic_settings import (
 
 from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.sqlite import Durability
+from quarterdeck.tools.agents.runners.commands import CommandType, Name
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 
 PREFIX = "QUARTERDECK_"
@@ -49,6 +51,18 @@ def _default_roots() -> list[Path]:
 
 
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
+
+
+class AgentsTable(BaseModel):
+    """The table `[agents]` of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    types: dict[Name, CommandType] = Field(default_factory=dict[str, CommandType])
+
+
+def _parse_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -95,6 +109,10 @@ class Settings(BaseSettings):
         default=30 * 24 * 3600,
         ge=0,
         description="seconds that ended agents and queries, their results and events are kept; 0: for ever",
+    )
+    agents: Annotated[AgentsTable, NoDecode, BeforeValidator(_parse_json)] = Field(
+        default_factory=AgentsTable,
+        description="agent types of [your own](#your-own-agent-types); the variable takes JSON",
     )
     agents_idle_timeout: float = Field(default=900, gt=0, description="seconds after which an agent without work stops")
     agents_max_alive: int = Field(default=100, ge=1, description="agents alive at once")
@@ -171,7 +189,9 @@ def _explain(error: ErrorDetails) -> str:
     if field is None:
         return f"{config_file()}: there is no setting {name!r} (valid: {', '.join(Settings.model_fields)})"
     variable = environment_name(field)
-    return f"{variable if os.environ.get(variable) else f'{config_file()}: {field}'}: {error['msg']}"
+    given = variable if os.environ.get(variable) else f"{config_file()}: {field}"
+    where = ".".join([given, *map(str, error["loc"][1:])])
+    return f"{where}: {'there is no such key' if error['type'] == 'extra_forbidden' else error['msg']}"
 
 
 def sources(settings: Settings) -> dict[str, str]:

@@ -30,7 +30,9 @@ from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
+from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.process import ProcessRunner
+from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.agents.tracker import Tracker
 from quarterdeck.tools.contract import DeckTool
@@ -49,6 +51,7 @@ from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
+from .agent_types import command_types, described
 from .config import Settings, SettingsError, environment_name
 from .directory_lock import shared
 
@@ -94,6 +97,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         SettingsError, StorageError: a setting, the data directory or a store cannot be used.
     """
     clock = clock or SystemClock()
+    commands = command_types(settings)
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir))
@@ -139,16 +143,20 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 raise NotFoundError(f"no tool {name!r} (tools: {', '.join([*tools, *worker_tools])})")
             return await tool.answer(arguments, _Silent())
 
+        owner = processes.identify(os.getpid())
+        children = Supervisor(owner) if is_supported() else Subprocesses()
+        stack.push_async_callback(children.close)
         tracker = Tracker(memory, clock)
         stack.push_async_callback(tracker.close)
         orchestrator = Orchestrator(
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runner=ProcessRunner(),
-            types=TYPES,
+            runner=ProcessRunner(children, commands),
+            types={**TYPES, **{name: described(name) for name in commands}},
+            restarted={name for name, kind in commands.items() if kind.restart == "on-failure"},
             call_deck=call_tool,
-            owner=processes.identify(os.getpid()),
+            owner=owner,
             folders=data_dir / "agents",
             parallel=settings.feature_parallel_spawning,
             max_alive=settings.agents_max_alive,
@@ -180,7 +188,10 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         families = [
             memory_tools(memory, memory_backend),
             agent_tools(
-                AgentTools(orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning)
+                AgentTools(
+                    orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
+                ),
+                own_types=list(commands),
             ),
             query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
             upload_tools(uploads),
@@ -204,6 +215,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             (1, orchestrator.tick),
             (1, queries.tick),
             (1, tracker.tick),
+            (1, children.warm_up),  # not at the start, where a client waits for the first answer
             (RECOVER_EVERY, recovery.recover),
             (PURGE_EVERY, forget_history),
         ]

@@ -16,6 +16,7 @@ from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
+    "agents": "none",
     "memory_url": "SQLite in the data directory",
     "upload_roots": "the working directory",
 }

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import memory, memory_scale, startup, store
+from . import memory, memory_scale, spawn, startup, store
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "store": store.measure,
     "memory": memory.measure,
     "memory_scale": memory_scale.measure,
+    "spawn": spawn.measure,
 }
 COLUMNS = ("measure", "ours", "theirs", "they are", "ratio", "target", "ok")
 

@@ -19,8 +19,19 @@ import pytest
 from quarterdeck.storage.errors import NotFoundError
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.runners import process as process_runner
-from quarterdeck.tools.agents.runners.base import AgentDiedError, AgentSpec, Work, WorkCancelledError, WorkError
+from quarterdeck.tools.agents.runners.base import (
+    AgentDiedError,
+    AgentSpec,
+    CallDeck,
+    Work,
+    WorkCancelledError,
+    WorkError,
+)
+from quarterdeck.tools.agents.runners.children import PASSED_ENVIRONMENT, Children, Subprocesses
+from quarterdeck.tools.agents.runners.commands import CommandType, Limits
 from quarterdeck.tools.agents.runners.process import ProcessAgent, ProcessRunner
+from quarterdeck.tools.agents.runners.supervisor import Supervisor
+from quarterdeck.tools.agents.worker.launch import MARK
 from tests.until import until
 
 SPEC = AgentSpec("researcher-1", "researcher", "reader", "/nowhere")
@@ -48,11 +59,33 @@ async def deck() -> Deck:
     return Deck()
 
 
+@pytest.fixture(params=["supervisor", "subprocesses"])
+async def children(request: pytest.FixtureRequest) -> AsyncGenerator[Children]:
+    """Both ways to start processes."""
+    supervised = request.param == "supervisor"
+    children = Supervisor(processes.identify(os.getpid())) if supervised else Subprocesses()
+    yield children
+    await children.close()
+
+
 @pytest.fixture
-async def agent(deck: Deck) -> AsyncGenerator[ProcessAgent]:
-    agent = await ProcessRunner().start(SPEC, deck.call)
+async def agent(children: Children, deck: Deck) -> AsyncGenerator[ProcessAgent]:
+    agent = await start(children, deck.call)
     yield agent
     await agent.end(grace=0)
+
+
+async def start(children: Children, call: CallDeck, command: CommandType | None = None) -> ProcessAgent:
+    """An agent of the type `researcher`, or of one whose worker `command` is."""
+    agent = await ProcessRunner(children, {"researcher": command} if command else {}).start(SPEC, call)
+    assert isinstance(agent, ProcessAgent)
+    return agent
+
+
+def worker(code: str, **options: Any) -> CommandType:
+    """A worker program as a user would configure it, broken or hostile."""
+    command = [sys.executable, "-I", "-S", "-E", "-u", "-c", code]
+    return CommandType(protocol="jsonl", command=command, cwd=Path("/"), **options)
 
 
 def work(prompt: str, on_progress: Callable[[dict[str, Any]], None] = lambda _: None) -> Work:
@@ -77,12 +110,14 @@ async def test_an_error_of_the_work_is_plain_and_the_worker_lives_on(agent: Proc
     assert (await agent.run(work(TEXT)))["documents"][0]["title"] == "Ships"
 
 
-async def test_the_worker_gets_next_to_nothing_of_the_environment(deck: Deck, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_worker_gets_next_to_nothing_of_the_environment(
+    children: Children, deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MINIO_SECRET_KEY", "hush")
-    agent = await ProcessRunner().start(SPEC, deck.call)
+    agent = await start(children, deck.call)
     environment = psutil.Process(agent.process.pid).environ()
     await agent.end(grace=0)
-    assert set(environment) <= set(process_runner.PASSED_ENVIRONMENT)
+    assert set(environment) <= {*PASSED_ENVIRONMENT, MARK}
 
 
 async def test_a_killed_worker_is_told_to_whoever_waits(agent: ProcessAgent) -> None:
@@ -195,19 +230,11 @@ async def test_a_number_that_was_given_to_another_process_is_not_taken_for_the_f
 
 
 def workers() -> list[psutil.Process]:
-    """Workers that this test process has started and that still run."""
-    return [child for child in psutil.Process().children() if "-I" in child.cmdline()]
-
-
-@pytest.fixture
-def worker_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Replace the worker's program, as a broken or hostile worker would behave."""
-
-    def replace(code: str) -> None:
-        (tmp_path / "w.py").write_text(code)
-        monkeypatch.setattr(process_runner, "_BOOTSTRAP", f"exec(open({str(tmp_path / 'w.py')!r}).read())")
-
-    return replace
+    """Commands that this test process has started for agents and that still run."""
+    mine = psutil.Process().children(recursive=True)
+    return [
+        child for child in mine if "-I" in child.cmdline() and "agents.worker.supervisor" not in str(child.cmdline())
+    ]
 
 
 @pytest.mark.parametrize(
@@ -221,50 +248,35 @@ def worker_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         ("print('[' * 100_000)", "broke the protocol"),
     ],
 )
-async def test_a_broken_worker_is_a_plain_failure(
-    worker_script: Callable[[str], None], deck: Deck, code: str, reason: str
-) -> None:
-    worker_script(code)
+async def test_a_broken_worker_is_a_plain_failure(children: Children, deck: Deck, code: str, reason: str) -> None:
     with pytest.raises(AgentDiedError, match=reason):
-        await ProcessRunner().start(SPEC, deck.call)
+        await start(children, deck.call, worker(code))
+
+
+async def test_a_program_that_is_not_there_is_a_plain_failure(children: Children, deck: Deck) -> None:
+    with pytest.raises(AgentDiedError, match="cannot run '/no/such/program'"):
+        await start(children, deck.call, CommandType(protocol="jsonl", command=["/no/such/program"], cwd=Path("/")))
 
 
 async def test_a_worker_that_has_ended_before_anyone_looks_is_a_plain_failure(
-    deck: Deck, monkeypatch: pytest.MonkeyPatch
+    children: Children, deck: Deck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nobody(pid: int) -> None:
         raise psutil.NoSuchProcess(pid)
 
-    monkeypatch.setattr(processes, "identify", nobody)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(AgentDiedError, match="exited with code 1"):
-        await ProcessRunner().start(SPEC, deck.call)
+    with monkeypatch.context() as patch:
+        patch.setattr(process_runner.processes, "identify", nobody)
+        with pytest.raises(AgentDiedError, match="exited with code 1: too early"):
+            await start(children, deck.call, worker("import sys; sys.exit('too early')"))
 
 
-async def test_the_end_of_a_worker_is_seen_while_a_child_of_it_holds_its_pipes(
-    worker_script: Callable[[str], None], deck: Deck, monkeypatch: pytest.MonkeyPatch
+async def test_a_defect_behind_a_call_is_answered(
+    children: Children, deck: Deck, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(process_runner, "DRAIN_TIMEOUT", 0.05)
-    worker_script(
-        "import os, subprocess, sys\n"
-        "sys.stdin.readline()\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        'print(\'{"type": "ready", "protocol": 1}\')\n'
-        "print(child.pid, file=sys.stderr)\n"
-        "sys.stdin.readline()\n"
-        "os._exit(3)\n"
-    )
-    agent = await ProcessRunner().start(SPEC, deck.call)
-    with pytest.raises(AgentDiedError, match=r"exited with code 3: \d+") as caught:
-        await asyncio.wait_for(agent.run(work("x")), 20)
-    os.kill(int(str(caught.value).rpartition(" ")[2]), signal.SIGKILL)
-
-
-async def test_a_defect_behind_a_call_is_answered(deck: Deck, caplog: pytest.LogCaptureFixture) -> None:
     async def broken(_tool: str, _arguments: dict[str, Any]) -> Any:
         raise RuntimeError("boom")
 
-    agent = await ProcessRunner().start(SPEC, broken)
+    agent = await start(children, broken)
     with pytest.raises(WorkError, match="an internal error"):
         await asyncio.wait_for(agent.run(work(TEXT)), 20)
     assert "boom" in caplog.text
@@ -282,20 +294,18 @@ async def test_cancelling_does_not_wait_for_a_frozen_worker_to_read(agent: Proce
 
 
 async def test_a_worker_that_never_gets_ready_is_ended(
-    worker_script: Callable[[str], None], deck: Deck, monkeypatch: pytest.MonkeyPatch
+    children: Children, deck: Deck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker_script("import time, signal; signal.signal(15, signal.SIG_IGN); time.sleep(60)")
     monkeypatch.setattr(process_runner, "READY_TIMEOUT", 0.3)
     with pytest.raises(AgentDiedError, match=r"not ready within 0\.3 s"):
-        await ProcessRunner().start(SPEC, deck.call)
+        await start(
+            children, deck.call, worker("import time, signal; signal.signal(15, signal.SIG_IGN); time.sleep(60)")
+        )
     assert workers() == []
 
 
-async def test_a_worker_that_floods_its_pipe_is_ended(
-    worker_script: Callable[[str], None], deck: Deck, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process_runner, "MAX_LINE", 1 << 16)
-    worker_script("while True: print('x' * 100_000, end='')")
-    with pytest.raises(AgentDiedError, match="broke the protocol"):
-        await ProcessRunner().start(SPEC, deck.call)
+async def test_a_worker_that_floods_its_pipe_is_ended(children: Children, deck: Deck) -> None:
+    flooding = worker("while True: print('x' * 100_000, end='')", limits=Limits(output_kb=64))
+    with pytest.raises(AgentDiedError, match="broke the protocol: a line of more than 65536 bytes"):
+        await start(children, deck.call, flooding)
     assert workers() == []

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from .tracker import Tracker
 log = logging.getLogger(__name__)
 
 PRIORITIES = ("critical", "high", "medium", "low")
+MAX_RESTARTS = 3
+RESTART_PERIOD = 60.0  # seconds in which an agent is restarted so often and no more
 METRICS_EVERY = 15.0  # seconds between two measurements of a working agent
 
 
@@ -45,6 +48,7 @@ class SpawnRequest:
     name: str
     priority: str = "medium"
     permission_mode: str = "default"
+    capabilities: Sequence[str] = ()  # labels; a built-in type keeps to what it knows
     task: str | None = None  # what it is asked for at once; whoever spawns gives it the query
 
 
@@ -67,8 +71,11 @@ class LiveAgent:
     """An agent of this server. `turn` makes its queries wait for each other."""
 
     row: Agent
+    spec: AgentSpec
     handle: AgentHandle
     rights: Rights
+    ready: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while its worker is restarted
+    restarts: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RESTARTS))
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0  # queries that run or wait for their turn
     query_id: str | None = None
@@ -94,6 +101,7 @@ class Orchestrator:
         clock: Clock,
         runner: Runner,
         types: Mapping[str, AgentType],
+        restarted: Collection[str] = (),
         call_deck: CallDeck,
         owner: ProcessId,
         folders: Path,
@@ -101,12 +109,14 @@ class Orchestrator:
         max_alive: int = 100,
         idle_timeout: float = 900.0,
     ) -> None:
-        """Each type gets a folder of its own below `folders`."""
+        """`restarted` are the types whose worker is started anew when it dies; each type gets a folder of its own
+        below `folders`."""
         self._runs = runs
         self._tracker = tracker
         self._clock = clock
         self._runner = runner
         self._types = types
+        self._restarted = restarted
         self._call_deck = call_deck
         self._owner = owner
         self._folders = folders
@@ -197,7 +207,7 @@ class Orchestrator:
             runner="process",
             owner=self._owner,
             created_at=self._clock.now(),
-            capabilities=list(agent_type.capabilities),  # a built-in type keeps to what it knows
+            capabilities=list(agent_type.capabilities or request.capabilities),
             priority=request.priority,
             permission_mode=request.permission_mode,
             status="starting",
@@ -220,7 +230,8 @@ class Orchestrator:
         agent.process = handle.process
         agent.ready_at = self._clock.now()
         agent.status = "idle"
-        live = LiveAgent(agent, handle, rights, idle_since=self._clock.monotonic())
+        live = LiveAgent(agent, spec, handle, rights, idle_since=self._clock.monotonic())
+        live.ready.set()
         self._live[agent.id] = live
         ready.append(agent.id)
         self._tasks.start(self._watch(live))
@@ -351,7 +362,38 @@ class Orchestrator:
         return {agent_id: statuses[agent_id] for agent_id in dict.fromkeys(agent_ids)}
 
     async def _watch(self, live: LiveAgent) -> None:
-        await self._ended(live, await live.handle.wait())
+        reason = await live.handle.wait()
+        while await self._restart(live, reason):
+            reason = await live.handle.wait()
+        await self._ended(live, reason)
+
+    async def _restart(self, live: LiveAgent, reason: str) -> bool:
+        """Start a worker that died anew; returns False if the agent ends with it."""
+        agent = live.row
+        while agent.type in self._restarted and agent.status != "stopping" and self._may_restart(live):
+            live.ready.clear()
+            agent.status = "starting"
+            await self._record(agent, "restarting", reason=reason)
+            try:
+                handle = await self._runner.start(live.spec, self._restricted(live.rights))
+            except (AgentDiedError, OSError, DeckError) as exc:
+                reason = str(exc)
+                continue
+            if agent.id not in self._live:  # it was stopped meanwhile
+                await handle.end(grace=0)
+                return False
+            live.handle, agent.process, agent.status = handle, handle.process, "idle"
+            await self._record(agent, "restarted")
+            live.ready.set()
+            return True
+        return False
+
+    def _may_restart(self, live: LiveAgent) -> bool:
+        now = self._clock.monotonic()
+        if len(live.restarts) == MAX_RESTARTS and now - live.restarts[0] < RESTART_PERIOD:
+            return False
+        live.restarts.append(now)
+        return True
 
     async def _ended(self, live: LiveAgent, reason: str) -> None:
         """Write the end of an agent, once: whoever notices first, a stop or the watcher."""
@@ -362,6 +404,7 @@ class Orchestrator:
         agent.status = "stopped" if asked_for else "failed"
         agent.error = None if asked_for else reason
         agent.ended_at = self._clock.now()
+        live.ready.set()
         await self._record(agent, agent.status, reason=reason)
 
     async def _record(self, agent: Agent, kind: str, *, query_id: str | None = None, **data: Any) -> None:

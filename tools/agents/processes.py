@@ -18,6 +18,8 @@ import psutil
 
 from quarterdeck.storage.runs.base import ProcessId
 
+from .worker.launch import MARK
+
 log = logging.getLogger(__name__)
 
 STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -56,6 +58,21 @@ def find(process: ProcessId) -> psutil.Process | None:
 def has_ended(process: ProcessId) -> bool:
     """Whether it is known to run no more; of another host's processes nothing is known."""
     return process.host == socket.gethostname() and find(process) is None
+
+
+def mark(owner: ProcessId) -> dict[str, str]:
+    """The environment variable by which `marked` finds what a server caused to run."""
+    return {MARK: f"{owner.host} {owner.boot} {owner.pid} {owner.started}"}
+
+
+def marked(owner: ProcessId) -> list[psutil.Process]:
+    """All processes of this user and machine that carry the server's mark."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(*_GONE):
+            if mark(owner).items() <= process.environ().items() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def tree(root: psutil.Process) -> list[psutil.Process]:

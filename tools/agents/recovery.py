@@ -26,8 +26,12 @@ class Recovery:
         """Mark what dead servers left behind as interrupted and end their surviving processes. Returns how many."""
         interrupted = 0
         agents = await self._runs.list_agents(statuses=sorted(LIVE_AGENT), limit=10_000)
+        dead = {agent.owner for agent in agents.rows if processes.has_ended(agent.owner)}
+        for owner in dead:  # a supervisor that was killed together with its server has left something, if any did
+            for process in processes.marked(owner):
+                await processes.end(process, grace=0)
         for agent in agents.rows:
-            if processes.has_ended(agent.owner):
+            if agent.owner in dead:
                 if agent.process is not None and (orphan := processes.find(agent.process)) is not None:
                     await processes.end(orphan, grace=0)
                 interrupted += await self._interrupt(agent)

@@ -187,7 +187,7 @@ class AgentTools:
             raise InvalidArgumentError(f"give either agents or crew (crews: {', '.join(self._crews)})")
         if arguments.agents is not None:
             return [
-                SpawnRequest(one.type, one.name, one.priority, one.permission_mode, one.task)
+                SpawnRequest(one.type, one.name, one.priority, one.permission_mode, one.capabilities, one.task)
                 for one in arguments.agents
             ]
         crew = self._crews.get(arguments.crew or "")
@@ -242,6 +242,7 @@ class AgentTools:
     def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
         row = self._orchestrator.latest(row)
         usage = live.handle.usage() if live else None
+        process = live.handle.process if live else row.process
         return {
             "agentId": row.id,
             "type": row.type,
@@ -252,7 +253,7 @@ class AgentTools:
             "runner": row.runner,
             "permissionMode": row.permission_mode,
             "queryId": live.query_id if live else None,
-            "pid": row.process.pid if row.process else None,
+            "pid": process.pid if process else None,
             "createdAt": iso(row.created_at),
             "duration": (row.ended_at or self._clock.now()) - row.created_at,
             "spawnTime": row.spawn_ms,
@@ -278,12 +279,14 @@ def _event(event: Event) -> dict[str, Any]:
     return {"at": iso(event.at), "event": event.kind, "queryId": event.query_id, **event.data}
 
 
-def agent_tools(tools: AgentTools) -> list[DeckTool]:
+def agent_tools(tools: AgentTools, own_types: Sequence[str] = ()) -> list[DeckTool]:
+    """`own_types` are those that the user has added to the built-in ones."""
+    also = f" Types of this user's own: {', '.join(own_types)}." if own_types else ""
     return [
         deck_tool(
             "agents_spawn_parallel",
             "Start agents as real worker processes, several at once; each settles by itself. "
-            "Then give them work with query_start.",
+            f"Then give them work with query_start.{also}",
             SpawnArguments,
             SpawnAnswer,
             tools.spawn,

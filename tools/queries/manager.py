@@ -136,6 +136,7 @@ class QueryManager:
 
     async def _run(self, query: LiveQuery) -> None:
         row, agent = query.row, query.agent
+        await agent.ready.wait()
         if agent.row.status not in ("idle", "busy"):
             raise AgentDiedError(agent.row.error or f"agent {agent.row.id} is {agent.row.status}")
         row.status, row.started_at = "running", self._clock.now()

@@ -11,11 +11,11 @@ from pydantic import Field
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
+from quarterdeck.storage.clock import iso
 from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.storage.vectors.base import Metric, Point, Vector
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, deck_tool
 
-from ..agents.tracker import iso
 from .service import NewPoint, VectorService
 
 PAGE_BYTES = 8 << 20  # of points; a page ends before it has more, but has at least one

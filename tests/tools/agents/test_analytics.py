@@ -66,7 +66,7 @@ class Deck:
             clock=bridge.clock,
         )
         families = [
-            memory_tools(bridge.memory),
+            memory_tools(bridge.memory, "sqlite"),
             agent_tools(agents),
             query_tools(QueryTools(bridge.queries, bridge.clock), control=True),
             upload_tools(UploadService(LocalObjectStore(folder / "objects"), [], bridge.clock)),

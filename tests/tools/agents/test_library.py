@@ -26,7 +26,12 @@ def task(looks: int | None = None) -> Task:
     """Of a task that turns out to be cancelled after so many looks."""
     seen = count()
     return Task(
-        "t", {}, Agent("a", "n"), lambda _: None, lambda _, __: None, lambda: looks is not None and next(seen) >= looks
+        "t",
+        {},
+        Agent("a", "n", "folder"),
+        lambda _: None,
+        lambda _, __: None,
+        lambda: looks is not None and next(seen) >= looks,
     )
 
 

@@ -214,12 +214,22 @@ _TYPES = (
 
 TYPES: Mapping[str, AgentType] = MappingProxyType({agent_type.name: agent_type for agent_type in _TYPES})
 
+_CREWS = {
+    "documents": ("researcher", "coder", "tester", "reviewer", "system-architect"),
+    "qdrant": (
+        "query_specialist",
+        "memory_coordinator",
+        "pattern_discovery",
+        "decision_tracker",
+        "synchronization",
+        "analytics",
+    ),
+}
+
 CREWS: Mapping[str, tuple[CrewMember, ...]] = MappingProxyType(
     {
-        "documents": tuple(
-            CrewMember(name, TYPES[name].title, TYPES[name].priority)
-            for name in ("researcher", "coder", "tester", "reviewer", "system-architect")
-        )
+        crew: tuple(CrewMember(name, TYPES[name].title, TYPES[name].priority) for name in members)
+        for crew, members in _CREWS.items()
     }
 )
-"""Crew -> its members. A crew is here once all its types are built."""
+"""Crew -> its members."""

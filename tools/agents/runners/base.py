@@ -78,7 +78,9 @@ class AgentHandle(Protocol):
     """A started agent."""
 
     @property
-    def process(self) -> ProcessId: ...
+    def process(self) -> ProcessId | None:
+        """Its process; None while it has none."""
+        ...
 
     async def run(self, work: Work) -> Json:
         """Do the work and return its result.

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import sys
-from pathlib import Path
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -18,8 +17,10 @@ from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.runs.base import ProcessId
 
 from .. import processes
+from . import trees
 from .base import (
     AgentDiedError,
+    AgentHandle,
     AgentSpec,
     CallDeck,
     Json,
@@ -29,43 +30,49 @@ from .base import (
     WorkCancelledError,
     WorkError,
 )
+from .children import Child, Children, Order
+from .commands import CommandType
+from .ends import DRAIN_TIMEOUT, LastWords, WallTime
+from .plain import PlainAgent
 
 log = logging.getLogger(__name__)
 
 PROTOCOL = 1
-READY_TIMEOUT = 20.0  # seconds; a loaded machine may need many times the usual 20 ms
-MAX_LINE = 32 << 20  # bytes of one message from a worker
-STDERR_TAIL = 4096  # bytes; the last words of a worker explain its end
-DRAIN_TIMEOUT = 1.0  # seconds to read what an ended worker has left in its pipes (a child of it may hold them open)
-PASSED_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
-
-_TOOLS = Path(__file__).resolve().parents[2]
-_BOOTSTRAP = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from agents.worker.main import main; sys.exit(main(sys.argv[1]))"
-)
+READY_TIMEOUT = 20.0  # seconds; a loaded machine may need many times the usual 2 ms
+MAX_LINE = 16 << 20  # bytes of one message from a worker
+OPEN_CALLS = 16  # calls of a worker that are served at a time; whoever makes more is not listened to meanwhile
+LEAVE_GRACE = 2.0  # seconds for a worker to leave work whose time is used up
 
 
 class ProcessRunner:
-    """Starts workers of the built-in types: this interpreter, isolated, standard library only."""
+    """Starts agents of the built-in types, and of those in `commands`, which the user configured."""
 
-    async def start(self, spec: AgentSpec, call: CallDeck) -> ProcessAgent:
+    def __init__(self, children: Children, commands: Mapping[str, CommandType] = MappingProxyType({})) -> None:
+        self._children = children
+        self._commands = commands
+
+    async def start(self, spec: AgentSpec, call: CallDeck) -> AgentHandle:
         """See Runner.start."""
-        loop = asyncio.get_running_loop()
-        transport, pipes = await loop.subprocess_exec(
-            lambda: _Pipes(loop),
-            sys.executable, "-I", "-S", "-E", "-u", "-c", _BOOTSTRAP, str(_TOOLS), spec.type,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ},
-            start_new_session=True,  # a terminal's ^C is for the server, which ends its agents in order
-        )  # fmt: skip
+        command = self._commands.get(spec.type)
+        if command is None:
+            return await self._start({"type": spec.type}, spec, call, MAX_LINE, None)
+        if command.protocol == "plain":
+            return PlainAgent(self._children, command, spec.folder)
+        limits = command.limits
+        return await self._start(command.order(spec.folder), spec, call, limits.output_kb << 10, limits.wall)
+
+    async def _start(
+        self, order: Order, spec: AgentSpec, call: CallDeck, max_line: int, wall: float | None
+    ) -> ProcessAgent:
+        child = await self._children.start(order, limit=max_line)
         try:
-            agent = ProcessAgent(transport, pipes, call)
-        except psutil.Error:  # it has ended already
-            await pipes.exited
-            transport.close()
-            raise AgentDiedError(_describe_exit(transport.get_returncode() or 0, b"")) from None
+            agent = ProcessAgent(child, call, max_line, wall)
+        except psutil.NoSuchProcess:  # it has ended already
+            words = LastWords()
+            await asyncio.wait([asyncio.create_task(words.collect(child.stderr))], timeout=DRAIN_TIMEOUT)
+            code = (await child.exited).code
+            child.close()
+            raise AgentDiedError(words.explain("the worker", code)) from None
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 await agent.begin(spec)
@@ -78,40 +85,31 @@ class ProcessRunner:
         return agent
 
 
-class _Pipes(asyncio.subprocess.SubprocessStreamProtocol):
-    """The three pipes, and the end of the process itself: asyncio's `Process.wait` goes on waiting for whoever else
-    holds a pipe."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(limit=MAX_LINE, loop=loop)
-        self.exited: asyncio.Future[None] = loop.create_future()
-
-    def process_exited(self) -> None:
-        super().process_exited()
-        if not self.exited.done():
-            self.exited.set_result(None)
-
-
 class ProcessAgent:
     """A worker process and the conversation with it."""
 
-    def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes, call: CallDeck) -> None:
-        """Raises psutil.NoSuchProcess if it has ended already."""
-        self._identity = processes.identify(transport.get_pid())
-        self._root = psutil.Process(transport.get_pid())
-        assert pipes.stdin is not None  # noqa: S101  all three are pipes
-        assert pipes.stdout is not None  # noqa: S101
-        assert pipes.stderr is not None  # noqa: S101
-        self._stdin, self._stdout, self._stderr = pipes.stdin, pipes.stdout, pipes.stderr
-        self._transport, self._exited = transport, pipes.exited
+    def __init__(self, child: Child, call: CallDeck, max_line: int, wall: float | None) -> None:
+        """`max_line` is the most bytes of one message, `wall` the seconds that a query may take.
+
+        Raises:
+            psutil.NoSuchProcess: it has ended already.
+        """
+        self._identity = processes.identify(child.pid)
+        self._root = psutil.Process(child.pid)
+        self._child = child
         self._call = call
+        self._max_line = max_line
+        self._wall = WallTime(wall)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._work: Work | None = None
         self._done: asyncio.Future[Json] | None = None
         self._calls: set[asyncio.Task[None]] = set()
-        self._last_words = b""
+        self._words = LastWords()
         self._broken: str | None = None
-        self._readers = [asyncio.create_task(self._listen()), asyncio.create_task(self._collect_stderr())]
+        self._readers = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._words.collect(child.stderr)),
+        ]
         self._ended = asyncio.create_task(self._watch())
 
     @property
@@ -137,75 +135,76 @@ class ProcessAgent:
             raise AgentDiedError(self._ended.result())
         self._work, self._done = work, asyncio.get_running_loop().create_future()
         try:
-            await self._send(type="task", id=work.id, prompt=work.prompt)
-            return await self._done
+            async with self._wall.limited():
+                await self._send(type="task", id=work.id, prompt=work.prompt)
+                return await asyncio.shield(self._done)
+        except TimeoutError:
+            await self._leave(work, self._done)
+            raise WorkError(self._wall.exceeded) from None
         finally:
             self._work = self._done = None
+
+    async def _leave(self, work: Work, done: asyncio.Future[Json]) -> None:
+        """Have the worker leave work whose time is used up, or end it. Raises AgentDiedError if that was needed."""
+        await self.cancel(work.id)
+        await asyncio.wait([done], timeout=LEAVE_GRACE)
+        if not done.done():
+            self._broken = f"{self._wall.exceeded}, and did not leave its work"
+            await processes.end(self._root, grace=0)
+        with contextlib.suppress(WorkError, WorkCancelledError):
+            await done
 
     async def cancel(self, work_id: str) -> None:
         self._write(type="cancel", id=work_id)  # without waiting: a frozen agent takes nothing from its pipe
 
     async def pause(self) -> Outcome:
-        """Freeze the tree: SIGSTOP for every member, applied once all are stopped and their CPU time stands still."""
-        frozen = await processes.freeze(self._root)
-        if frozen is None:
-            return {
-                "status": "failed",
-                "level": "freeze",
-                "lossless": True,
-                "reason": "the process tree did not come to a standstill; it was continued",
-                "alternatives": ["terminate"],
-            }
-        return {
-            "status": "applied",
-            "effectiveAt": "now",
-            "level": "freeze",
-            "lossless": True,
-            "observed": {"pids": frozen.pids, "state": "stopped", "cpuSeconds": round(frozen.cpu_seconds, 3)},
-        }
+        outcome = await trees.pause(self._root)
+        if outcome.get("status") == "applied":
+            self._wall.stop()
+        return outcome
 
     async def resume(self) -> Outcome:
-        if not await processes.thaw(self._root):
-            return {"status": "failed", "reason": "the process tree stayed stopped", "alternatives": ["terminate"]}
-        pids = [member.pid for member in processes.tree(self._root)]
-        return {
-            "status": "applied",
-            "effectiveAt": "now",
-            "level": "freeze",
-            "lossless": True,
-            "observed": {"pids": pids, "state": "running"},
-        }
+        self._wall.go_on()
+        return await trees.resume(self._root)
 
     async def end(self, grace: float) -> None:
         await processes.end(self._root, grace)
         await self.wait()
+        await self._child.cleared
 
     async def wait(self) -> str:
         return await asyncio.shield(self._ended)
 
     def usage(self) -> Usage | None:
-        if self._exited.done():
+        if self._child.exited.done():
             return None
-        members = processes.tree(self._root)
-        return Usage(processes.cpu_seconds(members), processes.memory_bytes(members))
+        return trees.usage(self._root)
 
     def _write(self, **message: Any) -> None:
-        self._stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self._child.stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
     async def _send(self, **message: Any) -> None:
         """Write one message; a closed pipe is noticed by `_watch`, which knows the reason."""
         self._write(**message)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            await self._stdin.drain()
+            await self._child.stdin.drain()
 
     async def _listen(self) -> None:
         """Take the worker's messages until it ends or says something that is none."""
         try:
-            while line := await self._stdout.readline():
+            while line := await self._next_line():
                 self._take(json.loads(line))
+                while len(self._calls) >= OPEN_CALLS:
+                    await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
         except (ValueError, LookupError, TypeError, RecursionError) as exc:  # no JSON, too long or deep, no such field
             self._broken = f"the worker broke the protocol: {exc}"
             await processes.end(self._root, grace=0)
+
+    async def _next_line(self) -> bytes:
+        try:
+            return await self._child.stdout.readline()
+        except ValueError:
+            raise ValueError(f"a line of more than {self._max_line} bytes") from None
 
     def _take(self, message: dict[str, Any]) -> None:
         match message["type"]:
@@ -245,26 +244,15 @@ class ProcessAgent:
             log.exception("call of %s by agent process %d", tool, self._identity.pid)
             await self._send(type="reply", id=call_id, error=f"{tool}: an internal error; the server's log has it")
 
-    async def _collect_stderr(self) -> None:
-        while chunk := await self._stderr.read(STDERR_TAIL):
-            self._last_words = (self._last_words + chunk)[-STDERR_TAIL:]
-
     async def _watch(self) -> str:
         """Wait for the end of the process, then tell whoever waits for something from it."""
-        await self._exited
+        ended = await asyncio.shield(self._child.exited)
         _, unfinished = await asyncio.wait(self._readers, timeout=DRAIN_TIMEOUT)
         for task in (*unfinished, *self._calls):
             task.cancel()
-        reason = self._broken or _describe_exit(self._transport.get_returncode() or 0, self._last_words)
+        reason = self._broken or self._words.explain("the worker", ended.code)
         for waiter in (self._ready, self._done):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(AgentDiedError(reason))
-        self._transport.close()
+        self._child.close()
         return reason
-
-
-def _describe_exit(code: int, last_words: bytes) -> str:
-    how = f"the worker was ended by signal {-code}" if code < 0 else f"the worker exited with code {code}"
-    lines = last_words.decode("utf-8", "replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"{how}: {last[:500]}" if code > 0 and last else how

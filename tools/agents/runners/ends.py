@@ -1,0 +1,65 @@
+"""How processes end: the last words that explain it, and the time that a piece of work may take."""
+
+from __future__ import annotations
+
+import asyncio
+
+TAIL = 4096  # bytes of stderr that are kept
+DRAIN_TIMEOUT = 1.0  # seconds to read what an ended process has left in its pipes (a child of it may hold them open)
+
+
+class LastWords:
+    """The end of what a process says on stderr."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    async def collect(self, stream: asyncio.StreamReader) -> None:
+        """Read to the end of the stream."""
+        while chunk := await stream.read(TAIL):
+            self._tail = (self._tail + chunk)[-TAIL:]
+
+    def explain(self, who: str, code: int | None) -> str:
+        """Say in one line how `who` ended."""
+        if code is None:
+            return f"{who} was ended with its supervisor"
+        if code < 0:
+            return f"{who} was ended by signal {-code}"
+        lines = self._tail.decode("utf-8", "replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"{who} exited with code {code}" + (f": {last[:500]}" if code and last else "")
+
+
+class WallTime:
+    """A bound on the time that work takes, pauses left out:
+
+    async with wall.limited():
+        ...  # TimeoutError when it is used up
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._timeout = asyncio.timeout(None)
+        self._left: float | None = None
+
+    def limited(self) -> asyncio.Timeout:
+        """The bound of one piece of work, from now on."""
+        self._timeout = asyncio.timeout(self.seconds)
+        return self._timeout
+
+    def stop(self) -> None:
+        """Let the time stand still. Does nothing where no work goes on."""
+        if (when := self._timeout.when()) is not None and not self._timeout.expired():
+            self._left = when - asyncio.get_running_loop().time()
+            self._timeout.reschedule(None)
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        if self._left is not None:
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._left)
+            self._left = None
+
+    @property
+    def exceeded(self) -> str:
+        """What to say when the time is used up."""
+        return f"it was stopped after {self.seconds:g} s, its limit (limits.wall)"
