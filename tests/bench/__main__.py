@@ -30,7 +30,7 @@ def main() -> int:
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{platform.python_implementation()} {platform.python_version()}, mcp {version('mcp')}\n"
-        "Ratio: the time ours takes by the time the bare server takes (0.5 is half), measured in turns in one run;\n"
+        "Ratio: the time ours takes by the time of what stands beside it (0.5 is half), measured in turns in one run;\n"
         "the median over neighbouring turns (CPU: of the whole run), steadier than the two medians beside it.\n"
     )
     figures: list[Figure] = []
