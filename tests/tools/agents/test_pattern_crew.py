@@ -9,23 +9,12 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.storage.lazy import OnFirstUse
-from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
-from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.agents.builtin import patterns
 from quarterdeck.tools.agents.worker.task import Agent, Task
-from quarterdeck.tools.memory.service import MemoryService
-from quarterdeck.tools.memory.tool import memory_tools
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
-from quarterdeck.tools.vectors.service import VectorService
-from quarterdeck.tools.vectors.tool import vector_tools
-from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
-from tests.clock import ManualClock
 from tests.docstrings import docstrings
 
 from .driver import Driver, Message
-from .test_qdrant_crew import RealTools
+from .real_tools import RealTools, real_tools
 
 CAPABILITIES = ("pattern_extraction", "clustering_analysis", "template_generation", "anti_pattern_detection")
 
@@ -49,22 +38,8 @@ def log_lines() -> list[Message]:
 
 @pytest.fixture
 async def tools(tmp_path: Path) -> AsyncIterator[RealTools]:
-    clock = ManualClock()
-    memory = SqliteMemoryStore(tmp_path / "memory.db")
-    vectors = await FaissVectorStore.open(tmp_path / "vectors.db", clock)
-
-    async def open_vectors() -> FaissVectorStore:
-        return vectors
-
-    async def open_embedder() -> Embedder:
-        return LexicalEmbedder()
-
-    service = VectorService(OnFirstUse(open_vectors), OnFirstUse(open_embedder), clock)
-    yield RealTools(
-        [*memory_tools(MemoryService(memory, clock, 3600, 3600)), *vector_tools(service), *vector_worker_tools(service)]
-    )
-    await memory.close()
-    await vectors.close()
+    async with real_tools(tmp_path) as tools:
+        yield tools
 
 
 @pytest.fixture
