@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CallToolResult, InputRequiredResult
+from mcp.server.subscriptions import InMemorySubscriptionBus
+from mcp_types import CallToolResult, InputRequiredResult, ResourceTemplate
+from pydantic import AnyUrl
 
 from .deck import Deck
+from .resources import MemoryResources
 
 INSTRUCTIONS = (
     "A deck to command agents from: durable memory (memory_usage), agents that run as real processes "
@@ -23,6 +28,8 @@ class DeckServer(MCPServer[None]):
     """An MCPServer whose stdio runs without threads where the platform allows."""
 
     def __init__(self, deck: Deck) -> None:
+        bus = InMemorySubscriptionBus()
+        self._memory = MemoryResources(deck.memory, bus)
         super().__init__(
             "quarterdeck",
             title="Quarterdeck",
@@ -30,7 +37,10 @@ class DeckServer(MCPServer[None]):
             instructions=INSTRUCTIONS,
             tools=list(deck.tools.values()),
             log_level=deck.settings.log_level,
+            subscriptions=bus,
+            middleware=[self._memory.listening],
         )
+        self.completion()(self._memory.complete)  # type: ignore[no-untyped-call]  # the SDK's decorator has no types
         self._deck = deck
 
     async def call_tool(
@@ -51,6 +61,23 @@ class DeckServer(MCPServer[None]):
             return result
         finally:
             self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
+            self._memory.watch.look_soon()  # what the call wrote
+
+    async def list_resource_templates(self) -> list[ResourceTemplate]:
+        """The templates; `resources/list` stays empty, since memory is for listing and searching by its tool."""
+        return [*await super().list_resource_templates(), self._memory.template]
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[None, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a memory, or whatever else is registered.
+
+        Raises:
+            ResourceNotFoundError, ResourceError: as `MemoryResources.read`.
+        """
+        if str(uri).startswith("memory:"):
+            return [await self._memory.read(str(uri))]
+        return await super().read_resource(uri, context)
 
     async def run_stdio_async(self) -> None:
         """Serve stdin and stdout until the client closes them."""

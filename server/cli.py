@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
             from .doctor import run_doctor
 
             return run_doctor()
+        case "memory" | "backup" | "restore":
+            return _keep(options)
         case _:
             return _config()
 
@@ -41,6 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("folder", nargs="?", type=Path, help="texts to work on (default: those of installed packages)")
     commands.add_parser("doctor", help="check what is installed and reachable, and say what to do about it")
     commands.add_parser("config", help="print every setting and where its value comes from")
+    memory = commands.add_parser("memory", help="export or import memory as JSON lines, beside running servers")
+    ways = memory.add_subparsers(dest="way", required=True, metavar="export|import")
+    export = ways.add_parser("export", help="write every live entry with its version and times")
+    export.add_argument("file", nargs="?", type=Path, help="where to (default: stdout)")
+    export.add_argument("--namespace", help="only this one")
+    load = ways.add_parser("import", help="take entries over; what is here as new or newer stays")
+    load.add_argument("file", nargs="?", type=Path, help="where from (default: stdin)")
+    backup = commands.add_parser("backup", help="copy the data directory into a new folder, while servers write")
+    backup.add_argument("folder", type=Path, help="must not exist yet")
+    restore = commands.add_parser("restore", help="put a backup in the place of the data directory; no server may run")
+    restore.add_argument("folder", type=Path, help="what backup has made")
     return parser
 
 
@@ -65,6 +78,39 @@ def _serve() -> int:
     except DeckError as exc:
         print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
         return EXIT_UNUSABLE
+    return 0
+
+
+def _keep(options: argparse.Namespace) -> int:
+    import asyncio
+
+    from quarterdeck.storage.errors import DeckError
+
+    from .config import load_settings
+
+    try:
+        settings = load_settings()
+        match options.command, getattr(options, "way", None):
+            case "memory", "export":
+                from .keep import export_memory
+
+                told = asyncio.run(export_memory(settings, options.file, options.namespace))
+            case "memory", _:
+                from .keep import import_memory
+
+                told = asyncio.run(import_memory(settings, options.file))
+            case "backup", _:
+                from .backup import back_up
+
+                told = back_up(settings, options.folder)
+            case _:
+                from .backup import restore
+
+                told = restore(settings, options.folder)
+    except DeckError as exc:
+        print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
+        return EXIT_UNUSABLE
+    print(told, file=sys.stderr)  # noqa: T201  stdout is for what was exported
     return 0
 
 

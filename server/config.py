@@ -20,7 +20,9 @@ from pydantic_settings import (
 )
 
 from quarterdeck.storage.errors import DeckError
+from quarterdeck.storage.sqlite import Durability
 from quarterdeck.tools.agents.runners.commands import CommandType, Name
+from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 
 PREFIX = "QUARTERDECK_"
 WEEK = 7 * 24 * 3600
@@ -86,8 +88,27 @@ class Settings(BaseSettings):
         ge=0,
         description="seconds a deleted, replaced or expired memory stays restorable; 0 turns it off",
     )
+    memory_max_value_bytes: int = Field(
+        default=MAX_VALUE_BYTES, ge=1, le=MAX_VALUE_BYTES, description="bytes of JSON that one memory may hold"
+    )
+    memory_max_namespace_entries: int = Field(
+        default=0, ge=0, description="memories that a namespace may hold; 0: no limit"
+    )
+    memory_max_namespace_bytes: int = Field(
+        default=0, ge=0, description="bytes of values that a namespace may hold; 0: no limit"
+    )
+    durability: Durability = Field(
+        default="process",
+        description="`process`: acknowledged memory and records of agents survive a killed server; "
+        "`power`: a loss of power too",
+    )
     upload_roots: Paths = Field(
         default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+    )
+    runs_history: int = Field(
+        default=30 * 24 * 3600,
+        ge=0,
+        description="seconds that ended agents and queries, their results and events are kept; 0: for ever",
     )
     agents: Annotated[AgentsTable, NoDecode, BeforeValidator(_parse_json)] = Field(
         default_factory=AgentsTable,

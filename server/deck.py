@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,18 +24,19 @@ from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.objects.local import LocalObjectStore
 from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
-from quarterdeck.storage.sqlite import open_database
+from quarterdeck.storage.sqlite import Durability, open_database
 from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
-from quarterdeck.tools.agents.runners.children import Children, Subprocesses
+from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.agents.tracker import Tracker
 from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.memory.limits import Limits
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
 from quarterdeck.tools.queries.manager import QueryManager
@@ -48,9 +49,11 @@ from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
+from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
 from .agent_types import command_types, described
 from .config import Settings, SettingsError, environment_name
+from .directory_lock import shared
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
     from quarterdeck.storage.memory.postgres import PostgresMemoryStore
@@ -60,9 +63,12 @@ if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions d
 
 log = logging.getLogger(__name__)
 
+MEMORY_FILE, RUNS_FILE, VECTORS_FILE = "memory.db", "runs.db", "vectors.db"
 HEARTBEAT = 1.0  # seconds
 MEMORY_URLS = ("sqlite:///path/of.db", "postgresql://…", "redis://…", "rediss://…", "unix:///path/of/redis.sock")
 RECOVER_EVERY = 10  # beats: another server may die at any time
+PURGE_EVERY = 60
+PURGE_LIMIT = 1_000  # rows of a kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class Deck:
     clock: Clock
     tools: Mapping[str, DeckTool]
     meter: CallMeter
+    memory: MemoryService
 
 
 class _Silent:
@@ -93,17 +100,22 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     commands = command_types(settings)
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
-        memory_store = await open_memory_store(settings.memory_url, data_dir)
-        stack.push_async_callback(memory_store.close)
-        memory = MemoryService(
-            memory_store, clock, default_ttl=settings.memory_default_ttl, restore_window=settings.memory_restore_window
-        )
-        runs = SqliteRunStore(data_dir / "runs.db")
+        stack.enter_context(shared(data_dir))
+        memory_backend = backend_of(settings.memory_url)
+        memory_store = OnFirstUse(lambda: open_memory_store(settings.memory_url, data_dir, settings.durability))
+        stack.push_async_callback(_close_if_opened, memory_store)
+        opening = asyncio.create_task(_open_early("memory", memory_store))
+        stack.callback(opening.cancel)
+        if memory_backend == SqliteMemoryStore.backend:  # a server that is slow to answer must not delay the client
+            await opening
+        memory = memory_service(settings, memory_store, clock)
+        runs = SqliteRunStore(data_dir / RUNS_FILE, settings.durability)
         stack.push_async_callback(runs.close)
 
-        vectors_path = data_dir / "vectors.db"
-        if vectors_path.exists():  # what cannot be used is told at the start, not at the first call
-            open_database(vectors_path, VECTORS).close()
+        vectors_path = data_dir / VECTORS_FILE
+        if vectors_path.exists():
+            with _told_at_the_start("vectors"):
+                open_database(vectors_path, VECTORS).close()
 
         async def open_vectors() -> VectorStore:
             # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
@@ -118,26 +130,24 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             return LexicalEmbedder()
 
         vector_store = OnFirstUse(open_vectors)
-
-        async def close_vectors() -> None:
-            if vector_store.opened is not None:
-                await vector_store.opened.close()
-
-        stack.push_async_callback(close_vectors)
+        stack.push_async_callback(_close_if_opened, vector_store)
         vectors = VectorService(vector_store, OnFirstUse(open_embedder), clock)
         uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
 
         tools: dict[str, DeckTool] = {}
+        worker_tools = {tool.name: tool for tool in vector_worker_tools(vectors)}
 
         async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
-            if name not in tools:
-                raise NotFoundError(f"no tool {name!r} (tools: {', '.join(tools)})")
-            return await tools[name].answer(arguments, _Silent())
+            tool = tools.get(name) or worker_tools.get(name)
+            if tool is None:
+                raise NotFoundError(f"no tool {name!r} (tools: {', '.join([*tools, *worker_tools])})")
+            return await tool.answer(arguments, _Silent())
 
         owner = processes.identify(os.getpid())
         children = Supervisor(owner) if is_supported() else Subprocesses()
         stack.push_async_callback(children.close)
         tracker = Tracker(memory, clock)
+        stack.push_async_callback(tracker.close)
         orchestrator = Orchestrator(
             runs=runs,
             tracker=tracker,
@@ -161,7 +171,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         status = StatusTools(
             version=version("quarterdeck"),
             about={
-                "backends": {"memory": memory.backend, "runs": "sqlite", "objects": "local", "vectors": "faiss"},
+                "backends": {"memory": memory_backend, "runs": "sqlite", "objects": "local", "vectors": "faiss"},
                 "flags": {
                     environment_name(name): getattr(settings, name)
                     for name in Settings.model_fields
@@ -176,7 +186,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         )
 
         families = [
-            memory_tools(memory),
+            memory_tools(memory, memory_backend),
             agent_tools(
                 AgentTools(
                     orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
@@ -196,22 +206,34 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             log.info("%d agents of servers that ended are marked interrupted", interrupted)
         if optimizer.enabled:
             await optimizer.start()
-        heartbeat = asyncio.create_task(_beat(orchestrator, queries, recovery, children))
+
+        async def forget_history() -> None:
+            if settings.runs_history:
+                await runs.purge(before=clock.now() - settings.runs_history * 1000, limit=PURGE_LIMIT)
+
+        jobs = [
+            (1, orchestrator.tick),
+            (1, queries.tick),
+            (1, tracker.tick),
+            (1, children.warm_up),  # not at the start, where a client waits for the first answer
+            (RECOVER_EVERY, recovery.recover),
+            (PURGE_EVERY, forget_history),
+        ]
+        heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, clock, tools, meter)
+        yield Deck(settings, clock, tools, meter, memory)
 
 
-async def _beat(orchestrator: Orchestrator, queries: QueryManager, recovery: Recovery, children: Children) -> None:
+async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:
+    """Do each job every so many beats."""
     for beat in count(1):
         await asyncio.sleep(HEARTBEAT)
-        try:
-            await orchestrator.tick()
-            await queries.tick()
-            if beat % RECOVER_EVERY == 0:
-                await recovery.recover()
-            await children.warm_up()  # not at the start, where a client waits for the first answer
-        except Exception:  # the top of a background task: one bad beat must not be the last
-            log.exception("heartbeat")
+        for every, job in jobs:
+            if beat % every == 0:
+                try:
+                    await job()
+                except Exception:  # the top of a background task: one bad beat must not be the last
+                    log.exception("heartbeat")
 
 
 def prepare_data_dir(path: Path) -> Path:
@@ -233,7 +255,41 @@ def prepare_data_dir(path: Path) -> Path:
     return path
 
 
-async def open_memory_store(url: str | None, data_dir: Path) -> MemoryStore:
+def memory_service(settings: Settings, store: OnFirstUse[MemoryStore], clock: Clock) -> MemoryService:
+    """Memory with the user's lifetimes and limits."""
+    return MemoryService(
+        store,
+        clock,
+        default_ttl=settings.memory_default_ttl,
+        restore_window=settings.memory_restore_window,
+        limits=Limits(
+            settings.memory_max_value_bytes,
+            settings.memory_max_namespace_entries,
+            settings.memory_max_namespace_bytes,
+        ),
+    )
+
+
+async def _open_early(what: str, part: OnFirstUse[MemoryStore]) -> None:
+    with _told_at_the_start(what):
+        await part()
+
+
+async def _close_if_opened(part: OnFirstUse[MemoryStore] | OnFirstUse[VectorStore]) -> None:
+    if part.opened is not None:
+        await part.opened.close()
+
+
+@contextlib.contextmanager
+def _told_at_the_start(what: str) -> Generator[None]:
+    """A store that cannot be used fails its own calls, which try again each time; the rest of the deck serves."""
+    try:
+        yield
+    except StorageError as exc:
+        log.error("%s cannot be used now: %s", what, exc.message)  # noqa: TRY400  the text says it all
+
+
+async def open_memory_store(url: str | None, data_dir: Path, durability: Durability = "process") -> MemoryStore:
     """Open the memory that `url` names; None: the one in the data directory.
 
     Raises:
@@ -241,9 +297,15 @@ async def open_memory_store(url: str | None, data_dir: Path) -> MemoryStore:
         StorageError: the backend cannot be reached or used.
     """
     if url is None:
-        return SqliteMemoryStore(data_dir / "memory.db")
-    path = sqlite_path(url)
-    return await memory_server(url).open(url) if path is None else SqliteMemoryStore(path)
+        return SqliteMemoryStore(data_dir / MEMORY_FILE, durability)
+    if path := sqlite_path(url):
+        return SqliteMemoryStore(path, durability)
+    return await memory_server(url).open(url)
+
+
+def backend_of(url: str | None) -> str:
+    """The kind of memory that `url` names. Raises SettingsError as `memory_server`."""
+    return SqliteMemoryStore.backend if url is None or sqlite_path(url) else memory_server(url).backend
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Opening a costly part on its first use, once, however many callers ask at the same time."""
+"""Opening a costly or unreliable part on its first use, once, however many callers ask at the same time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class OnFirstUse(Generic[T]):
-    """Awaiting a call gives the part; a failed opening is tried again at the next call."""
+    """Awaiting a call gives the part. A failed opening fails all who wait for it; the next call tries again."""
 
     def __init__(self, opener: Callable[[], Awaitable[T]]) -> None:
         self._opener = opener
-        self._lock = asyncio.Lock()
+        self._opening: asyncio.Task[T] | None = None
         self._part: T | None = None
 
     @property
@@ -24,7 +24,21 @@ class OnFirstUse(Generic[T]):
 
     async def __call__(self) -> T:
         if self._part is None:
-            async with self._lock:
-                if self._part is None:
-                    self._part = await self._opener()
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+                self._opening.add_done_callback(_take_note)
+            return await asyncio.shield(self._opening)  # a caller that is cancelled does not end it for the others
         return self._part
+
+    async def _open(self) -> T:
+        try:
+            self._part = await self._opener()
+            return self._part
+        finally:
+            self._opening = None
+
+
+def _take_note(opening: asyncio.Task[T]) -> None:
+    """Its callers may all be gone: nobody else would ask for the error."""
+    if not opening.cancelled():
+        opening.exception()

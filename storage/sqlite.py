@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import aiosqlite
 
@@ -24,6 +24,8 @@ from .errors import DeckError, StorageError
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[Any] | Mapping[str, Any]
+Durability = Literal["process", "power"]
+"""What a commit outlives: the death of every process, or a loss of power too (an fsync for each commit)."""
 
 LOCK_TIMEOUT = 30.0  # seconds that a write may wait for other processes before it fails
 SCAN_TIMEOUT = 1.0  # seconds that a checkpoint may hold up the writers to wait for readers of other processes
@@ -31,7 +33,7 @@ CHECKPOINT_BYTES = 4 << 20  # WAL size at which a checkpoint is started
 CHECKPOINT_EVERY = 256  # commits between two looks at that size
 
 
-def open_database(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
+def open_database(path: Path, migrations: Sequence[str], durability: Durability = "process") -> sqlite3.Connection:
     """Open or create `path` (mode 0600), migrate it, and return a connection in autocommit mode that never waits.
 
     Raises:
@@ -44,7 +46,11 @@ def open_database(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
         raise StorageError(f"cannot open {path}: {exc}") from exc
     try:
         _switch_to_wal(connection)
-        connection.execute("PRAGMA synchronous=NORMAL")
+        if durability == "power":
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA fullfsync=ON")  # macOS: past the drive's own cache; a no-op elsewhere
+        else:
+            connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
         _migrate(connection, path, migrations)
         connection.execute("PRAGMA wal_autocheckpoint=0")
@@ -56,6 +62,26 @@ def open_database(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment, beside processes that write, into a new file (mode 0600).
+
+    Raises:
+        StorageError: it cannot be read, or is damaged.
+    """
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with (
+            contextlib.closing(sqlite3.connect(source, timeout=LOCK_TIMEOUT)) as original,
+            contextlib.closing(sqlite3.connect(target)) as copy,
+        ):
+            original.backup(copy)  # all pages in one read transaction
+            [state] = copy.execute("PRAGMA quick_check(1)").fetchone()
+    except (OSError, sqlite3.Error) as exc:
+        raise StorageError(f"cannot copy {source}: {exc}") from exc
+    if state != "ok":
+        raise StorageError(f"cannot copy {source}: it is damaged: {state}")
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
@@ -142,10 +168,17 @@ class _Write(Generic[T]):
 class Database:
     """One SQLite file, shared with other processes. Use it from one event loop."""
 
-    def __init__(self, path: Path, migrations: Sequence[str]) -> None:
-        """Raises StorageError as `open_database` does."""
+    def __init__(
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        durability: Durability = "process",
+        functions: Mapping[str, Callable[[str, str], str]] | None = None,
+    ) -> None:
+        """`functions` are there for `scan`, by their SQL name. Raises StorageError as `open_database` does."""
         self.path = path
-        self._connection = open_database(path, migrations)
+        self._functions = functions or {}
+        self._connection = open_database(path, migrations, durability)
         self._queue: list[_Write[Any]] = []
         self._flush_handle: asyncio.Handle | None = None
         self._blocked_since: float | None = None
@@ -153,6 +186,7 @@ class Database:
         self._scanner: aiosqlite.Connection | None = None
         self._scanner_lock = asyncio.Lock()
         self._checkpoint: asyncio.Task[None] | None = None
+        self._ends_log = False  # a checkpoint wants the write lock: our own commits wait for it
 
     def read(self, sql: str, parameters: Parameters = ()) -> Rows:
         """Run a short query inline; it sees every commit, of other processes too.
@@ -196,6 +230,8 @@ class Database:
 
     def _flush(self) -> None:
         self._flush_handle = None
+        if self._ends_log or not self._queue:
+            return
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -249,25 +285,37 @@ class Database:
                 self._checkpoint = asyncio.get_running_loop().create_task(self._run_checkpoint())
 
     async def _run_checkpoint(self) -> None:
-        with contextlib.suppress(StorageError):  # another process may be at it; the next one comes soon
+        with contextlib.suppress(StorageError, sqlite3.Error):  # another process may be at it; the next one comes soon
             await self.scan("PRAGMA wal_checkpoint(PASSIVE)")  # nearly all of it, beside the writers
             # Under steady writes that alone never ends the log: the short rest is done while they wait.
-            await self.scan("PRAGMA wal_checkpoint(TRUNCATE)")
+            async with self._scanner_lock:
+                scanner = await self._open_scanner()
+                self._ends_log = True
+                try:
+                    await scanner.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                finally:
+                    self._ends_log = False
+                    if self._queue:
+                        self._flush()
 
     async def _open_scanner(self) -> aiosqlite.Connection:
         if self._scanner is None:
             self._scanner = await aiosqlite.connect(self.path, timeout=SCAN_TIMEOUT, isolation_level=None)
+            for name, function in self._functions.items():
+                await self._scanner.create_function(name, 2, function)  # pyright: ignore[reportUnknownMemberType]
         return self._scanner
 
     async def close(self) -> None:
         """Commit what is queued and close both connections."""
+        if self._checkpoint is not None:
+            await self._checkpoint
         if self._flush_handle is not None:
             self._flush_handle.cancel()
             deadline = time.monotonic() + LOCK_TIMEOUT
             while self._queue and time.monotonic() < deadline:
                 self._flush()
                 await asyncio.sleep(0.001)
-        if self._checkpoint is not None:
+        if self._checkpoint is not None:  # started by these last commits
             await self._checkpoint
         if self._scanner is not None:
             await self._scanner.close()

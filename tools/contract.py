@@ -217,7 +217,7 @@ def _explain_one(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _show(error: ErrorDetails) -> str:
-    shown = to_json(error["input"], fallback=repr, inf_nan_mode="constants").decode()
+    shown = json.dumps(error["input"], ensure_ascii=False, default=repr).encode("utf-8", "replace").decode()
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 

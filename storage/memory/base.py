@@ -32,6 +32,11 @@ class Entry:
         """The JSON value, a fresh copy."""
         return json.loads(self.text)
 
+    @property
+    def ttl(self) -> int:
+        """From the last update to the end; 0: for ever."""
+        return 0 if self.expires_at is None else self.expires_at - self.updated_at
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -80,6 +85,10 @@ class MemoryStore(Protocol):
         """Those of `keys` that are there, by key."""
         ...
 
+    async def heads(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        """As `get_many`, without values."""
+        ...
+
     async def page(
         self, namespace: str, *, now: int, limit: int, prefix: str = "", after: str | None = None
     ) -> list[Entry]:
@@ -111,6 +120,22 @@ class MemoryStore(Protocol):
 
     async def namespaces(self, *, now: int, limit: int, after: str = "") -> list[NamespaceStats]:
         """The namespaces that hold entries, by name."""
+        ...
+
+    async def usage(self, namespace: str, *, now: int) -> NamespaceStats:
+        """What one namespace holds."""
+        ...
+
+    async def load(self, entry: Entry, *, now: int, grace: int) -> bool:
+        """Write an entry as another deck had it, unless there is one that was updated at the same time or later.
+
+        Its version is kept, or counts on from a higher one here; its own ttl becomes what it had from its last update
+        to its end. False if nothing was written.
+        """
+        ...
+
+    async def note_time(self, now: int) -> int:
+        """Keep `now` for later decks to compare their clock with; returns what was kept before (0: nothing)."""
         ...
 
     async def purge(self, *, now: int, limit: int) -> None:

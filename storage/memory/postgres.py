@@ -12,7 +12,6 @@ may stand apart. Beyond a megabyte of lexemes (some 80,000 different words) the 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..postgres import Postgres, server_version
 from .base import Entry, Hit, NamespaceStats, prefix_end, searchable_text, version_conflict
-from .words import snippet, tokens
+from .words import namespace_tag, snippet, tokens
 
 if TYPE_CHECKING:
     from ..postgres import Connection
@@ -57,6 +56,10 @@ MIGRATIONS = (
     CREATE INDEX quarterdeck_memory_words ON quarterdeck_memory USING gin (words);
     CREATE INDEX quarterdeck_memory_over ON quarterdeck_memory (least(expires_at + grace, previous_until));
     """,
+    """
+    CREATE TABLE quarterdeck_memory_clock (noted bigint NOT NULL);
+    INSERT INTO quarterdeck_memory_clock VALUES (0);
+    """,
 )
 
 # In every statement on one entry $1 is the namespace, $2 the key, $3 now, and $4 the ttl or the expected version.
@@ -68,6 +71,11 @@ _STATE = "e.version, e.created_at, e.updated_at, e.expires_at"
 _HEAD = f"e.namespace, e.key, '', e.size, {_STATE}"  # the fields of Entry
 _ENTRY = _HEAD.replace("''", "e.value")
 _ENDED_UNTIL = f"(least(e.expires_at, {_NOW}) + e.grace)"  # end of the grace of a row's value, if it ends now
+_KEEP_PREVIOUS = f"""
+    previous_ttl = e.ttl,
+    previous_until = CASE WHEN {_ENDED_UNTIL} > {_NOW} THEN {_ENDED_UNTIL} END,
+    previous = CASE WHEN {_ENDED_UNTIL} > {_NOW} THEN e.value END
+""".strip()
 
 _OVERWRITE = f"""
     version = e.version + 1,
@@ -78,10 +86,8 @@ _OVERWRITE = f"""
     expires_at = {_NOW} + nullif({_TTL}, 0),
     deleted = false,
     grace = $5,
-    previous_ttl = e.ttl,
-    previous_until = CASE WHEN {_ENDED_UNTIL} > {_NOW} THEN {_ENDED_UNTIL} END,
+    {_KEEP_PREVIOUS},
     value = $7,
-    previous = CASE WHEN {_ENDED_UNTIL} > {_NOW} THEN e.value END,
     words = $8::text::tsvector
 """
 _PUT = f"""
@@ -98,9 +104,8 @@ _REPLACE = f"""
 """
 _VERSION = f"SELECT e.version FROM quarterdeck_memory AS e WHERE {_IS_KEY} AND {_LIVE}"
 _GET = f"SELECT {_ENTRY} FROM quarterdeck_memory AS e WHERE {_IS_KEY} AND {_LIVE}"
-_GET_MANY = (
-    f"SELECT {_ENTRY} FROM quarterdeck_memory AS e WHERE e.namespace = $1 AND e.key = ANY($2::text[]) AND {_LIVE}"
-)
+_AMONG = f"FROM quarterdeck_memory AS e WHERE e.namespace = $1 AND e.key = ANY($2::text[]) AND {_LIVE}"
+_GET_MANY, _HEADS = f"SELECT {_ENTRY} {_AMONG}", f"SELECT {_HEAD} {_AMONG}"
 _PAGE = f"""
     SELECT {_HEAD} FROM quarterdeck_memory AS e
     WHERE e.namespace = $1 AND e.key >= $2 AND ($4::text IS NULL OR e.key > $4) AND {_LIVE} {{}}
@@ -111,6 +116,25 @@ _SEARCH = f"""
     SELECT {_ENTRY}, ts_rank(e.words, $2::text::tsquery, 1) AS score FROM quarterdeck_memory AS e
     WHERE e.namespace = $1 AND e.words @@ $2::text::tsquery AND {_LIVE}
     ORDER BY score DESC, e.key LIMIT $4 OFFSET $5
+"""
+_LOAD = f"""
+    INSERT INTO quarterdeck_memory AS e
+        (namespace, key, version, size, created_at, updated_at, ttl, expires_at, grace, value, words)
+    VALUES ($1, $2, $9, $6, $10, $11, {_TTL}, $12, $5, $7, $8::text::tsvector)
+    ON CONFLICT (namespace, key) DO UPDATE SET
+        version = greatest(e.version + 1, $9),
+        size = $6,
+        created_at = $10,
+        updated_at = $11,
+        ttl = {_TTL},
+        expires_at = $12,
+        deleted = false,
+        grace = $5,
+        {_KEEP_PREVIOUS},
+        value = $7,
+        words = $8::text::tsvector
+    WHERE NOT {_LIVE} OR e.updated_at < $11
+    RETURNING true
 """
 _RENEW = f"ttl = coalesce({_TTL}, e.ttl), expires_at = {_NOW} + nullif(coalesce({_TTL}, e.ttl), 0)"
 _TOUCH = f"UPDATE quarterdeck_memory AS e SET {_RENEW} WHERE {_IS_KEY} AND {_LIVE} RETURNING {_HEAD}"
@@ -143,6 +167,10 @@ _NAMESPACES = f"""
     SELECT e.namespace, count(*), sum(e.size), min(e.expires_at) FROM quarterdeck_memory AS e
     WHERE e.namespace > $1 AND {_LIVE.replace(_NOW, "$2::bigint")}
     GROUP BY e.namespace ORDER BY e.namespace LIMIT $3
+"""
+_USAGE = f"""
+    SELECT count(*), coalesce(sum(e.size), 0), min(e.expires_at) FROM quarterdeck_memory AS e
+    WHERE e.namespace = $1 AND {_LIVE.replace(_NOW, "$2::bigint")}
 """
 _OVER = """
     SELECT namespace, key FROM quarterdeck_memory
@@ -205,8 +233,14 @@ class PostgresMemoryStore:
         return None if row is None else Entry(*row)
 
     async def get_many(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(_GET_MANY, namespace, keys, now)
+
+    async def heads(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(_HEADS, namespace, keys, now)
+
+    async def _many(self, statement: str, namespace: str, keys: Sequence[str], now: int) -> dict[str, Entry]:
         async with self._db.connection() as connection:
-            rows = await connection.fetch(_GET_MANY, namespace, keys, now)
+            rows = await connection.fetch(statement, namespace, keys, now)
         return {entry.key: entry for entry in (Entry(*row) for row in rows)}
 
     async def page(
@@ -260,6 +294,27 @@ class PostgresMemoryStore:
             rows = await connection.fetch(_NAMESPACES, after, now, limit)
         return [NamespaceStats(*row) for row in rows]
 
+    async def usage(self, namespace: str, *, now: int) -> NamespaceStats:
+        async with self._db.connection() as connection:
+            row = await connection.fetchrow(_USAGE, namespace, now)
+        assert row is not None  # noqa: S101  an aggregate has one
+        return NamespaceStats(namespace, *row)
+
+    async def load(self, entry: Entry, *, now: int, grace: int) -> bool:
+        words = await _words_of(entry.namespace, entry.key, entry.text)
+        async with self._db.connection() as connection:
+            written = await connection.fetchval(
+                _LOAD, entry.namespace, entry.key, now, entry.ttl, grace, entry.size, entry.text, words,
+                entry.version, entry.created_at, entry.updated_at, entry.expires_at,
+            )  # fmt: skip
+        return bool(written)
+
+    async def note_time(self, now: int) -> int:
+        async with self._db.connection() as connection, connection.transaction():
+            noted: int = await connection.fetchval("SELECT noted FROM quarterdeck_memory_clock FOR UPDATE")
+            await connection.execute("UPDATE quarterdeck_memory_clock SET noted = $1", now)
+        return noted
+
     async def purge(self, *, now: int, limit: int) -> None:
         async with self._db.connection() as connection:
             await connection.execute(_PURGE_ENTRIES, now, limit)
@@ -283,7 +338,7 @@ async def _words_of(namespace: str, key: str, text: str) -> str:
 
 def _vector(namespace: str, key: str, text: str) -> str:
     """The words of an entry with their places, as the text of a tsvector."""
-    tag = _tag(namespace)
+    tag = namespace_tag(namespace)
     places: dict[str, list[int]] = {}
     complete = True
     for place, token in enumerate([*tokens(key), "", *tokens(searchable_text(text))], 1):  # no phrase leaves the key
@@ -305,7 +360,7 @@ def _vector(namespace: str, key: str, text: str) -> str:
 
 def _query(namespace: str, words: Sequence[str]) -> str:
     """The text of a tsquery for every word; empty if none has a letter or digit."""
-    tag = _tag(namespace)
+    tag = namespace_tag(namespace)
     terms: list[str] = []
     for word in words:
         lexemes = [f"'{tag}{token[:MAX_LEXEME]}'" for token in tokens(word)]
@@ -317,8 +372,3 @@ def _query(namespace: str, words: Sequence[str]) -> str:
                 term = f"({term} | {loose})"
             terms.append(term)
     return " & ".join(terms)
-
-
-def _tag(namespace: str) -> str:
-    """What the lexemes of a namespace begin with; where two share one, only time is lost."""
-    return hashlib.sha256(namespace.encode()).hexdigest()[:4]

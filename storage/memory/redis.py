@@ -19,6 +19,7 @@ from heapq import nsmallest
 from typing import Any, Self, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as NoAnswerError
@@ -44,7 +45,9 @@ class RedisMemoryStore:
         self._client = client
         self._address = address
         self._get = client.register_script(scripts.GET)
+        self._heads = client.register_script(scripts.HEADS)
         self._put = client.register_script(scripts.PUT)
+        self._load = client.register_script(scripts.LOAD)
         self._touch = client.register_script(scripts.TOUCH)
         self._delete = client.register_script(scripts.DELETE)
         self._restore = client.register_script(scripts.RESTORE)
@@ -110,8 +113,14 @@ class RedisMemoryStore:
         return (await self.get_many(namespace, [key], now=now)).get(key)
 
     async def get_many(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(self._get, namespace, keys, now)
+
+    async def heads(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(self._heads, namespace, keys, now)
+
+    async def _many(self, script: AsyncScript, namespace: str, keys: Sequence[str], now: int) -> dict[str, Entry]:
         with self._explained():
-            rows = json.loads(await self._get(args=[now, namespace, *keys]))
+            rows = json.loads(await script(args=[now, namespace, *keys]))
         return {row[0]: _entry(namespace, *row) for row in rows}
 
     async def page(
@@ -162,10 +171,38 @@ class RedisMemoryStore:
                 )
             if not names:
                 break
-            counted = [await self._stats(name, now) for name in names]
+            counted = [await self.usage(name, now=now) for name in names]
             found += [stats for stats in counted if stats.count]
             after = names[-1]
         return found
+
+    async def usage(self, namespace: str, *, now: int) -> NamespaceStats:
+        count, size = 0, 0
+        expiries: list[int] = []
+        low: str | None = "-"
+        while low is not None:
+            with self._explained():
+                low, more, bytes_more, expiry = await self._count(args=[now, namespace, low])
+            count += more
+            size += bytes_more
+            if expiry is not None:
+                expiries.append(expiry)
+        return NamespaceStats(namespace, count, size, min(expiries, default=None))
+
+    async def load(self, entry: Entry, *, now: int, grace: int) -> bool:
+        with self._explained():
+            written = await self._load(
+                args=[
+                    now, entry.namespace, entry.key, entry.version, entry.size, entry.created_at, entry.updated_at,
+                    entry.ttl, _or_empty(entry.expires_at), grace, entry.text,
+                ]
+            )  # fmt: skip
+        return bool(written)
+
+    async def note_time(self, now: int) -> int:
+        with self._explained():
+            noted = cast("str | None", await self._client.set(scripts.CLOCK, now, get=True))
+        return int(noted or 0)
 
     async def purge(self, *, now: int, limit: int) -> None:
         with self._explained():
@@ -181,19 +218,6 @@ class RedisMemoryStore:
         with self._explained():
             following, rows = json.loads(await self._page(args=[now, namespace, low, high, limit, size]))
         return following or None, [_entry(namespace, *row) for row in rows]
-
-    async def _stats(self, namespace: str, now: int) -> NamespaceStats:
-        count, size = 0, 0
-        expiries: list[int] = []
-        low: str | None = "-"
-        while low is not None:
-            with self._explained():
-                low, more, bytes_more, expiry = await self._count(args=[now, namespace, low])
-            count += more
-            size += bytes_more
-            if expiry is not None:
-                expiries.append(expiry)
-        return NamespaceStats(namespace, count, size, min(expiries, default=None))
 
     @contextmanager
     def _explained(self) -> Generator[None]:

@@ -13,6 +13,7 @@ takes in many times faster than Redis' own protocol.
 PREFIX = "quarterdeck:memory:"
 NAMESPACES = PREFIX + "namespaces"
 SCHEMA_KEY = PREFIX + "schema"
+CLOCK = PREFIX + "clock"
 HEAD = ("size", "version", "created_at", "updated_at", "expires_at", "deleted")
 
 COMMON = f"""
@@ -68,6 +69,23 @@ local function text_of(number) return number and string.format('%.0f', number) o
 
 local function end_of(ttl) return ttl > 0 and now + ttl or nil end
 
+-- Before an overwrite: the value stays restorable if its grace is not over. Returns until when.
+local function keep_previous()
+  local previous_until = ended_until and ended_until > now and ended_until or nil
+  if previous_until then
+    redis.call('HSET', entry, 'previous', redis.call('HGET', entry, 'text'),
+      'previous_ttl', text_of(old.ttl), 'previous_until', text_of(previous_until))
+  else
+    redis.call('HDEL', entry, 'previous', 'previous_ttl', 'previous_until')
+  end
+  return previous_until
+end
+
+local function list()
+  redis.call('ZADD', keys_of(namespace), 0, key)
+  redis.call('ZADD', NAMESPACES, 0, namespace)
+end
+
 -- Note when Redis may expire the entry, and when there is something to purge.
 local SLACK = 60000
 local function schedule(expires_at, grace, previous_until)
@@ -92,20 +110,27 @@ local expected, ttl, grace, size, text = tonumber(ARGV[4]), tonumber(ARGV[5]), t
 local current = live and old.version or 0
 if expected and expected ~= current then return {{-1, current}} end
 local version, created_at = (old.version or 0) + 1, live and old.created_at or now
-local previous_until = ended_until and ended_until > now and ended_until or nil
-if previous_until then
-  redis.call('HSET', entry, 'previous', redis.call('HGET', entry, 'text'),
-    'previous_ttl', text_of(old.ttl), 'previous_until', text_of(previous_until))
-else
-  redis.call('HDEL', entry, 'previous', 'previous_ttl', 'previous_until')
-end
+local previous_until = keep_previous()
 redis.call('HSET', entry, 'text', text, 'size', size, 'version', text_of(version), 'created_at', text_of(created_at),
   'updated_at', text_of(now), 'ttl', text_of(ttl), 'expires_at', text_of(end_of(ttl)), 'deleted', '0',
   'grace', text_of(grace))
-redis.call('ZADD', keys_of(namespace), 0, key)
-redis.call('ZADD', NAMESPACES, 0, namespace)
+list()
 schedule(end_of(ttl), grace, previous_until)
 return {{version, created_at}}
+"""
+
+LOAD = f"""#!lua
+{COMMON}{_ENTRY}
+local version, size, created_at, updated_at = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+local ttl, expires_at, grace, text = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
+if live and tonumber(redis.call('HGET', entry, 'updated_at')) >= tonumber(updated_at) then return 0 end
+if old.version then version = math.max(old.version + 1, version) end
+local previous_until = keep_previous()
+redis.call('HSET', entry, 'text', text, 'size', size, 'version', text_of(version), 'created_at', created_at,
+  'updated_at', updated_at, 'ttl', ttl, 'expires_at', text_of(expires_at), 'deleted', '0', 'grace', text_of(grace))
+list()
+schedule(expires_at, grace, previous_until)
+return 1
 """
 
 TOUCH = f"""#!lua
@@ -147,17 +172,19 @@ schedule(end_of(ttl), old.grace, previous_until)
 return redis.call('HMGET', entry, 'text', unpack(HEAD))
 """
 
-GET = f"""#!lua flags=no-writes
+_EACH = """#!lua flags=no-writes
 {COMMON}
 local namespace = ARGV[2]
 local found = {{}}
 for i = 3, #ARGV do
   local entry = entry_of(member_of(namespace, ARGV[i]))
   local head = redis.call('HMGET', entry, unpack(HEAD))
-  if is_live(head) then table.insert(found, {{ARGV[i], redis.call('HGET', entry, 'text'), unpack(head)}}) end
+  if is_live(head) then table.insert(found, {{ARGV[i], {text}, unpack(head)}}) end
 end
 return cjson.encode(found)
 """
+GET = _EACH.format(COMMON=COMMON, text="redis.call('HGET', entry, 'text')")
+HEADS = _EACH.format(COMMON=COMMON, text="''")
 
 PAGE = f"""#!lua flags=allow-oom
 {COMMON}

@@ -6,6 +6,8 @@ an overwrite that can be undone is still one statement.
 Every page that a commit touches costs some microseconds, so a store maintains no index but the key. A changed value
 moves its row to the highest `id`: what the full-text index lacks is what lies above its own highest row, and the
 search that needs it adds that first. Purging walks the table in turns instead of asking an index for what has ended.
+
+An indexed word begins with a tag of its namespace: a search reads, and ranks by, the words of its own only.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..sqlite import Database
+from ..sqlite import Database, Durability
 from .base import Entry, Hit, NamespaceStats, prefix_end, searchable_text, version_conflict
-from .words import SNIPPET_BEFORE, SNIPPET_CHARS
+from .words import namespace_tag, snippet, tokens
 
-INDEX_ROWS = 200  # entries indexed in one transaction: some milliseconds of the event loop
+INDEX_ROWS = 100  # entries indexed in one transaction: some milliseconds of the event loop
 INDEX_BYTES = 200_000
 
 MIGRATIONS = (
@@ -46,6 +48,12 @@ MIGRATIONS = (
     );
     CREATE VIRTUAL TABLE words USING fts5 (key, body, tokenize = 'unicode61 remove_diacritics 2');
     """,
+    """
+    CREATE TABLE clock (noted INTEGER NOT NULL);
+    INSERT INTO clock VALUES (0);
+    DROP TABLE words;  -- its words had no tag; the first search makes it again
+    CREATE VIRTUAL TABLE words USING fts5 (key, body, tokenize = 'ascii');
+    """,
 )
 
 _LIVE = "NOT deleted AND ifnull(expires_at > :now, 1)"
@@ -55,6 +63,11 @@ _ENTRY = _HEAD.replace("''", "value")
 _ENDED_UNTIL = "min(ifnull(expires_at, :now), :now) + grace"  # end of the grace of a row's value, if it ends now
 _CHANGED_ID = "iif(words_id = id, (SELECT max(id) + 1 FROM entries), id)"
 _INDEXED_TO = "ifnull((SELECT rowid FROM words ORDER BY rowid DESC LIMIT 1), 0)"
+_KEEP_PREVIOUS = f"""
+        previous_ttl = ttl,
+        previous_until = iif({_ENDED_UNTIL} > :now, {_ENDED_UNTIL}, NULL),
+        previous = iif({_ENDED_UNTIL} > :now, value, NULL)
+""".strip()
 
 _PUT = f"""
     INSERT INTO entries (namespace, key, version, size, created_at, updated_at, ttl, expires_at, grace, value)
@@ -69,11 +82,26 @@ _PUT = f"""
         expires_at = :now + nullif(:ttl, 0),
         deleted = 0,
         grace = :grace,
-        previous_ttl = ttl,
-        previous_until = iif({_ENDED_UNTIL} > :now, {_ENDED_UNTIL}, NULL),
-        value = :text,
-        previous = iif({_ENDED_UNTIL} > :now, value, NULL)
+        {_KEEP_PREVIOUS},
+        value = :text
     RETURNING version, created_at, expires_at
+"""
+_LOAD = f"""
+    INSERT INTO entries (namespace, key, version, size, created_at, updated_at, ttl, expires_at, grace, value)
+    VALUES (:namespace, :key, :version, :size, :created_at, :updated_at, :ttl, :expires_at, :grace, :text)
+    ON CONFLICT (namespace, key) DO UPDATE SET
+        id = {_CHANGED_ID},
+        version = max(version + 1, :version),
+        size = :size,
+        created_at = :created_at,
+        updated_at = :updated_at,
+        ttl = :ttl,
+        expires_at = :expires_at,
+        deleted = 0,
+        grace = :grace,
+        {_KEEP_PREVIOUS},
+        value = :text
+    WHERE NOT ({_LIVE}) OR updated_at < :updated_at
 """
 _RENEW = "ttl = ifnull(:ttl, ttl), expires_at = :now + nullif(ifnull(:ttl, ttl), 0)"
 _REVIVE = f"""
@@ -96,7 +124,7 @@ _SWAP = f"""
     WHERE {_IS_KEY} AND {_LIVE} AND previous_until > :now
     RETURNING {_ENTRY}
 """
-_UNINDEXED = f"SELECT id, key, value, words_id FROM entries WHERE id > {_INDEXED_TO} ORDER BY id LIMIT ?"
+_UNINDEXED = f"SELECT id, namespace, key, value, words_id FROM entries WHERE id > {_INDEXED_TO} ORDER BY id LIMIT ?"
 _LOOK = """
     SELECT id, words_id, expires_at + grace <= :now, previous_until <= :now
     FROM entries WHERE id > :after ORDER BY id LIMIT :limit
@@ -108,9 +136,9 @@ class SqliteMemoryStore:
 
     backend = "sqlite"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, durability: Durability = "process") -> None:
         """Raises StorageError: the file cannot be opened, is damaged or too new."""
-        self._db = Database(path, MIGRATIONS)
+        self._db = Database(path, MIGRATIONS, durability, functions={"snippet": _snippet})
         newest = self._db.read("SELECT ifnull(max(id), 0) FROM entries")[0][0]
         self._purged_to: int = random.randint(0, newest)  # noqa: S311  short sessions too reach every row in time
 
@@ -151,9 +179,15 @@ class SqliteMemoryStore:
         return Entry(*rows[0]) if rows else None
 
     async def get_many(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(_ENTRY, namespace, keys, now)
+
+    async def heads(self, namespace: str, keys: Sequence[str], *, now: int) -> dict[str, Entry]:
+        return await self._many(_HEAD, namespace, keys, now)
+
+    async def _many(self, fields: str, namespace: str, keys: Sequence[str], now: int) -> dict[str, Entry]:
         rows = await self._db.scan(
             f"""
-            SELECT {_ENTRY} FROM entries
+            SELECT {fields} FROM entries
             WHERE namespace = :namespace AND key IN (SELECT value FROM json_each(:keys)) AND {_LIVE}
             """,
             {"namespace": namespace, "keys": json.dumps(keys), "now": now},
@@ -185,18 +219,20 @@ class SqliteMemoryStore:
     async def search(self, namespace: str, words: Sequence[str], *, now: int, limit: int, offset: int = 0) -> list[Hit]:
         while self._db.read(f"SELECT 1 FROM entries WHERE id > {_INDEXED_TO} LIMIT 1"):
             await self._db.write(_index_some)
-        # Not FTS5's snippet(): its time grows with the square of the hits in one value.
+        match = _match(namespace, words)
+        if not match:
+            return []
         rows = await self._db.scan(
             f"""
             SELECT namespace, entries.key, '', size, version, created_at, updated_at, expires_at,
-                -rank, substr(body, max(instr(lower(body), :word) - {SNIPPET_BEFORE}, 1), {SNIPPET_CHARS})
+                -rank, snippet(value, :word)
             FROM words JOIN entries ON entries.id = words.rowid
             WHERE words MATCH :match AND namespace = :namespace AND {_LIVE}
             ORDER BY rank LIMIT :limit OFFSET :offset
             """,
             {
-                "match": _match(words),
-                "word": words[0].lower(),
+                "match": match,
+                "word": words[0],
                 "namespace": namespace,
                 "now": now,
                 "limit": limit,
@@ -248,6 +284,28 @@ class SqliteMemoryStore:
         )
         return [NamespaceStats(*row) for row in rows]
 
+    async def usage(self, namespace: str, *, now: int) -> NamespaceStats:
+        [row] = await self._db.scan(
+            f"""
+            SELECT count(*), ifnull(sum(size), 0), min(expires_at) FROM entries
+            WHERE namespace = :namespace AND {_LIVE}
+            """,
+            {"namespace": namespace, "now": now},
+        )
+        return NamespaceStats(namespace, *row)
+
+    async def load(self, entry: Entry, *, now: int, grace: int) -> bool:
+        parameters = {name: getattr(entry, name) for name in (*Entry.__slots__, "ttl")} | {"now": now, "grace": grace}
+        return await self._db.write(lambda connection: connection.execute(_LOAD, parameters).rowcount > 0)
+
+    async def note_time(self, now: int) -> int:
+        def change(connection: sqlite3.Connection) -> int:
+            noted = int(connection.execute("SELECT noted FROM clock").fetchone()[0])
+            connection.execute("UPDATE clock SET noted = ?", (now,))
+            return noted
+
+        return await self._db.write(change)
+
     async def purge(self, *, now: int, limit: int) -> None:
         def change(connection: sqlite3.Connection) -> None:
             newest = int(connection.execute("SELECT ifnull(max(id), 0) FROM entries").fetchone()[0])
@@ -279,21 +337,35 @@ def _check_version(connection: sqlite3.Connection, namespace: str, key: str, now
 
 def _index_some(connection: sqlite3.Connection) -> None:
     """Bring the full-text index up to date for a bounded number of entries, in the order of their ids."""
-    chosen: list[tuple[int, str, str, int | None]] = []
+    chosen: list[tuple[int, str, str, str, int | None]] = []
     size = 0
     for row in connection.execute(_UNINDEXED, (INDEX_ROWS,)):
         chosen.append(row)
-        size += len(row[2])
+        size += len(row[3])
         if size > INDEX_BYTES:
             break
-    connection.executemany("DELETE FROM words WHERE rowid = ?", [(row[3],) for row in chosen if row[3] is not None])
+    connection.executemany("DELETE FROM words WHERE rowid = ?", [(row[4],) for row in chosen if row[4] is not None])
     connection.executemany(
         "INSERT INTO words (rowid, key, body) VALUES (?, ?, ?)",
-        [(number, key, searchable_text(text)) for number, key, text, _ in chosen],
+        [
+            (number, _tagged(tag, key), _tagged(tag, searchable_text(text)))
+            for number, namespace, key, text, _ in chosen
+            for tag in [namespace_tag(namespace)]
+        ],
     )
     connection.executemany("UPDATE entries SET words_id = id WHERE id = ?", [(row[0],) for row in chosen])
 
 
-def _match(words: Sequence[str]) -> str:
-    """An FTS5 expression in which nothing of a word is syntax: each is a phrase whose last part is a prefix."""
-    return " ".join('"' + word.replace('"', '""') + '"*' for word in words)
+def _tagged(tag: str, text: str) -> str:
+    """The words of `text` as they are indexed: all that FTS5 has to do is to split them at the blanks."""
+    return " ".join([tag + token for token in tokens(text)])
+
+
+def _match(namespace: str, words: Sequence[str]) -> str:
+    """An FTS5 expression for every word, each a phrase whose last part is a prefix; empty if no word has a part."""
+    tag = namespace_tag(namespace)
+    return " ".join(f'"{phrase}"*' for phrase in (_tagged(tag, word) for word in words) if phrase)
+
+
+def _snippet(text: str, word: str) -> str:
+    return snippet(searchable_text(text), word)

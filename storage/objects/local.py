@@ -125,6 +125,18 @@ class LocalObjectStore:
             raise StorageError(f"the object store in {self._root} failed: {_reason(exc)}") from exc
 
 
+def copy_objects(root: Path, target: Path, copy: Callable[[Path, Path], None]) -> None:
+    """Copy every object of the folder by `copy(source, target)`; one that is deleted meanwhile is left out whole."""
+    for folder in root.iterdir():
+        if folder.name.startswith("."):
+            continue
+        try:
+            for name in (CONTENTS, DESCRIPTION):
+                copy(folder / name, target / folder.name / name)
+        except (FileNotFoundError, NotADirectoryError):
+            shutil.rmtree(target / folder.name, ignore_errors=True)
+
+
 class _Draft:
     """An object that is being written aside; every method blocks."""
 

@@ -164,4 +164,11 @@ class RunStore(Protocol):
         """One query's controls, oldest first."""
         ...
 
+    async def purge(self, *, before: int, limit: int) -> int:
+        """Forget what is older than `before`: events, audit, and agents and queries that ended by then. Live ones stay.
+
+        Looks at the oldest `limit` of each kind; returns how many are gone.
+        """
+        ...
+
     async def close(self) -> None: ...

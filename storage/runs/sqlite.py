@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from ..sqlite import Database
+from ..sqlite import Database, Durability
 from .base import Agent, AgentStatus, Audit, Event, Page, Query, QueryStatus
 
 T = TypeVar("T")
@@ -48,26 +48,54 @@ MIGRATIONS = [
         data TEXT NOT NULL
     ) STRICT;
     CREATE INDEX audit_by_query ON audit (query_id, seq);
+    """,
     """
+    ALTER TABLE agents ADD COLUMN ended_at INTEGER;
+    UPDATE agents SET ended_at = json_extract(data, '$.ended_at');
+    CREATE INDEX agents_by_end ON agents (ended_at) WHERE ended_at IS NOT NULL;
+    ALTER TABLE queries ADD COLUMN ended_at INTEGER;
+    UPDATE queries SET ended_at = json_extract(data, '$.ended_at');
+    CREATE INDEX queries_by_end ON queries (ended_at) WHERE ended_at IS NOT NULL;
+    """,
 ]
+
+_PURGE = (
+    *(
+        f"""
+        DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} ORDER BY seq LIMIT :limit)
+            AND json_extract(data, '$.at') < :before
+        """
+        for table in ("events", "audit")
+    ),
+    *(
+        f"""
+        DELETE FROM {table} WHERE seq IN (
+            SELECT seq FROM {table} WHERE ended_at < :before ORDER BY ended_at LIMIT :limit
+        )
+        """
+        for table in ("agents", "queries")
+    ),
+)
 
 
 class SqliteRunStore:
     """A RunStore in one SQLite file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, durability: Durability = "process") -> None:
         """Raises StorageError as `Database` does."""
-        self._db = Database(path, MIGRATIONS)
+        self._db = Database(path, MIGRATIONS, durability)
 
     async def put_agent(self, agent: Agent, *, expected: AgentStatus | None = None) -> bool:
         if expected is not None:
             return await self._replace("agents", agent, expected)
-        row = (agent.id, agent.status, _dump(agent))
+        row = (agent.id, agent.status, agent.ended_at, _dump(agent))
 
         def put(connection: sqlite3.Connection) -> bool:
             cursor = connection.execute(
-                "INSERT INTO agents (id, status, data) VALUES (?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET status = excluded.status, data = excluded.data",
+                """
+                INSERT INTO agents (id, status, ended_at, data) VALUES (?, ?, ?, ?) ON CONFLICT (id)
+                DO UPDATE SET status = excluded.status, ended_at = excluded.ended_at, data = excluded.data
+                """,
                 row,
             )
             return cursor.rowcount == 1
@@ -124,16 +152,26 @@ class SqliteRunStore:
         rows = await self._db.scan("SELECT data FROM audit WHERE query_id = ? ORDER BY seq", (query_id,))
         return [AUDIT.validate_json(data) for (data,) in rows]
 
+    async def purge(self, *, before: int, limit: int) -> int:
+        values = {"before": before, "limit": limit}
+        return await self._db.write(lambda connection: sum(connection.execute(sql, values).rowcount for sql in _PURGE))
+
     async def close(self) -> None:
         await self._db.close()
 
     async def _replace(self, table: str, row: Agent | Query, expected: str | None) -> bool:
         only = "" if expected is None else " AND status = :expected"
-        values = {"status": row.status, "data": _dump(row), "id": row.id, "expected": expected}
+        values = {
+            "status": row.status,
+            "ended_at": row.ended_at,
+            "data": _dump(row),
+            "id": row.id,
+            "expected": expected,
+        }
 
         def replace(connection: sqlite3.Connection) -> bool:
             cursor = connection.execute(
-                f"UPDATE {table} SET status = :status, data = :data WHERE id = :id{only}", values
+                f"UPDATE {table} SET status = :status, ended_at = :ended_at, data = :data WHERE id = :id{only}", values
             )
             return cursor.rowcount == 1
 

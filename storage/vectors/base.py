@@ -98,6 +98,15 @@ class VectorStore(Protocol):
         """
         ...
 
+    async def page(self, name: str, *, limit: int, after: str = "") -> list[Point]:
+        """The next points after the one with the id `after`, in an order of the ids that never changes: a walk from
+        page to page meets every point once that is there all the while.
+
+        Raises:
+            InvalidArgumentError: `after` is an id that no point can have.
+        """
+        ...
+
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         """Remove points and return how many there were.
 

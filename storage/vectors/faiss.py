@@ -114,6 +114,12 @@ class FaissVectorStore:
         rows = await self._to_end(self._database.get(self._find(name).key, ids, self._clock.now()))
         return [to_point(rows[point_id]) for point_id in ids if point_id in rows]
 
+    async def page(self, name: str, *, limit: int, after: str = "") -> list[Point]:
+        if after:
+            check_id(after)
+        rows = await self._to_end(self._database.page(self._find(name).key, after, limit, self._clock.now()))
+        return [to_point(row) for row in rows]
+
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         for point_id in ids:
             check_id(point_id)

@@ -140,6 +140,15 @@ class PointDatabase:
                     rows += await self._replayer.execute_fetchall(sql, (key, now, *chunk))
         return {row[0]: row for row in rows}
 
+    async def page(self, key: int, after: str, limit: int, now: int) -> list[PointRow]:
+        sql = f"""
+            SELECT {_POINT} FROM points
+            WHERE collection = ? AND id > ? AND ifnull(expires_at > ?, 1) ORDER BY id LIMIT ?
+        """
+        with self._explained("read"):
+            async with self._replaying:
+                return cast("list[PointRow]", await self._replayer.execute_fetchall(sql, (key, after, now, limit)))
+
     async def replay(self, name: str, key: int, since: int, replica: Replica) -> int:
         """Apply the changes after number `since` to `replica` and return the number reached.
 

@@ -12,15 +12,17 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import spawn, startup, store
+from . import memory, memory_scale, spawn, startup, store
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "startup": startup.measure,
     "store": store.measure,
+    "memory": memory.measure,
+    "memory_scale": memory_scale.measure,
     "spawn": spawn.measure,
 }
-COLUMNS = ("measure", "ours", "beside", "ratio", "target", "ok")
+COLUMNS = ("measure", "ours", "theirs", "they are", "ratio", "target", "ok")
 
 
 def main() -> int:
@@ -30,8 +32,8 @@ def main() -> int:
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{platform.python_implementation()} {platform.python_version()}, mcp {version('mcp')}\n"
-        "Ratio: the time ours takes by the time of what stands beside it (0.5 is half), measured in turns in one run;\n"
-        "the median over neighbouring turns (CPU: of the whole run), steadier than the two medians beside it.\n"
+        "Ratio: the time ours takes by the time theirs takes (0.5 is half), measured in turns in one run: the median\n"
+        "over neighbouring turns (CPU, first searches, RSS: of the whole run), steadier than the medians beside it.\n"
     )
     figures: list[Figure] = []
     for name in [only] if only else BENCHES:
@@ -45,7 +47,7 @@ def _row(figure: Figure) -> tuple[str, ...]:
     target, verdict = "", ""
     if figure.target is not None:
         target, verdict = f"<= {figure.target:g}", "yes" if figure.is_met else "MISSED"
-    return (figure.measure, figure.ours, figure.peer, f"{figure.ratio:.2f}", target, verdict)
+    return (figure.measure, figure.ours, figure.theirs, figure.peer, f"{figure.ratio:.2f}", target, verdict)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

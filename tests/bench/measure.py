@@ -10,16 +10,18 @@ from pathlib import Path
 
 from .raw_client import Era, RawClient
 
+BARE_SERVER = "bare server"
 BARE = [sys.executable, str(Path(__file__).with_name("bare_server.py"))]
 DECK = [sys.executable, "-m", "quarterdeck.server", "serve"]
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Ours against the peer, and the ratio that a target bounds from above."""
+    """Ours against a peer's, and the ratio that a target bounds from above."""
 
     measure: str
     ours: str
+    theirs: str
     peer: str
     ratio: float
     target: float | None = None
@@ -32,6 +34,24 @@ class Figure:
 def median_ratio(ours: Sequence[float], peers: Sequence[float]) -> float:
     """Median of the ratios of neighbours: what slows the machine for a while slows both."""
     return statistics.median(our / peer for our, peer in zip(ours, peers, strict=True))
+
+
+def latency(measure: str, ours: Sequence[float], theirs: Sequence[float], peer: str, target: float | None) -> Figure:
+    """Seconds of a call, a figure for each turn."""
+    return Figure(measure, _micros(ours), _micros(theirs), peer, median_ratio(ours, theirs), target)
+
+
+def rate(measure: str, ours: Sequence[float], theirs: Sequence[float], peer: str, target: float | None) -> Figure:
+    """Calls a second, a figure for each turn; the ratio is of the time that a call takes."""
+    return Figure(measure, _a_second(ours), _a_second(theirs), peer, median_ratio(theirs, ours), target)
+
+
+def _micros(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds) * 1e6:,.0f} µs"
+
+
+def _a_second(rates: Sequence[float]) -> str:
+    return f"{statistics.median(rates):,.0f}/s"
 
 
 def deck(era: Era, folder: Path) -> RawClient:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -31,20 +33,35 @@ GREETING: dict[Era, tuple[str, dict[str, Any]]] = {
     "modern": ("server/discover", {"_meta": ENVELOPE}),
 }
 READ_SIZE = 1 << 20
+START_LIMIT = 60.0  # seconds
+
+
+class ServerFailedError(Exception):
+    """The server ended, refused or did not answer."""
 
 
 class RawClient:
     """One server process. Entering starts it and waits for its first answer."""
 
     def __init__(
-        self, command: Sequence[str | Path], era: Era, *, environment: Mapping[str, str], errors: Path
+        self,
+        command: Sequence[str | Path],
+        era: Era,
+        *,
+        environment: Mapping[str, str],
+        errors: Path,
+        cwd: Path | None = None,
     ) -> None:
-        """`environment` is added to ours; `errors` takes the server's stderr."""
+        """`environment` is added to ours; `errors` takes the server's stderr; `cwd` is its working directory.
+
+        Whatever calls the server raises ServerFailedError.
+        """
         self._command = command
         self._era: Era = era
         self._environment = {**os.environ, **environment}
         self._environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
         self._errors = errors
+        self._cwd = cwd
         self._last_id = 0
         self._buffer = b""
         self._lines: deque[bytes] = deque()
@@ -62,6 +79,7 @@ class RawClient:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=self._environment,
+                cwd=self._cwd,
                 bufsize=0,
             )
         assert self._process.stdin is not None
@@ -69,8 +87,9 @@ class RawClient:
         self._to_server = self._process.stdin.fileno()
         self._from_server = self._process.stdout.fileno()
         try:
-            os.write(self._to_server, greeting)
-            answer = self._read_line()
+            with self.time_limit(START_LIMIT):
+                os.write(self._to_server, greeting)
+                answer = self._read_line()
             self.startup = perf_counter() - began
             _result(answer)
             if self._era == "legacy":
@@ -98,6 +117,16 @@ class RawClient:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @contextmanager
+    def time_limit(self, seconds: float) -> Generator[None]:
+        """Kill a server that takes longer, which fails the call that waits for it."""
+        timer = threading.Timer(seconds, self._process.kill)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def latencies(self, tool: str, calls: Iterable[Mapping[str, Any]]) -> list[float]:
         """Make the calls one after the other; seconds from each call's write to the end of its answer."""
@@ -146,10 +175,15 @@ class RawClient:
         while not self._lines:
             chunk = os.read(self._from_server, READ_SIZE)
             if not chunk:
-                raise RuntimeError(f"the server ended: {self._errors.read_text(errors='replace')[-2000:]}")
+                raise ServerFailedError(f"the server ended: {self._errors.read_text(errors='replace')[-2000:]}")
             *whole, self._buffer = (self._buffer + chunk).split(b"\n")
-            self._lines.extend(whole)
+            self._lines.extend(filter(_is_answer, whole))
         return self._lines.popleft()
+
+
+def _is_answer(line: bytes) -> bool:
+    """Not a notification, nor claude-flow's error to one of ours, which has no id."""
+    return b'"method":' not in line[:40] and b'"id":' in line
 
 
 def _check(answers: Iterable[bytes]) -> None:
@@ -157,12 +191,12 @@ def _check(answers: Iterable[bytes]) -> None:
     for answer in answers:
         result = _result(answer)
         if result.get("isError"):
-            raise RuntimeError(f"the tool refused: {result}")
+            raise ServerFailedError(f"the tool refused: {result}")
 
 
 def _result(answer: bytes) -> dict[str, Any]:
     message: dict[str, Any] = json.loads(answer)
     if "result" not in message:
-        raise RuntimeError(f"not an answer: {message}")
+        raise ServerFailedError(f"not an answer: {message}")
     result: dict[str, Any] = message["result"]
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from .measure import Figure, bare, deck, median_ratio
+from .measure import BARE_SERVER, Figure, bare, deck, median_ratio
 from .raw_client import ERAS, GREETING, Era
 
 PAIRS = 10
@@ -31,6 +31,7 @@ def _measure(era: Era, folder: Path) -> Figure:
         f"start to the answer of {GREETING[era][0]}",
         f"{statistics.median(ours) * 1000:.0f} ms",
         f"{statistics.median(peers) * 1000:.0f} ms",
+        BARE_SERVER,
         median_ratio(ours, peers),
         TARGET,
     )

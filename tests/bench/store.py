@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from .measure import Figure, bare, deck, median_ratio
+from .measure import BARE_SERVER, Figure, bare, deck, latency, rate
 from .raw_client import ERAS, Era, RawClient
 
 VALUE = "v" * 200
@@ -40,21 +40,22 @@ def _measure(era: Era, ours: RawClient, peer: RawClient) -> Iterator[Figure]:
 
     store, echo = _latencies(ours, stores, peer, echoes)
     retrieve, echo_again = _latencies(ours, retrieves, peer, echoes)
-    yield _latency(f"store p50, {era}", store, echo, TARGET)
-    yield _latency(f"retrieve p50, {era}", retrieve, echo_again, None)
+    yield latency(f"store p50, {era}", store, echo, BARE_SERVER, TARGET)
+    yield latency(f"retrieve p50, {era}", retrieve, echo_again, BARE_SERVER, None)
 
     began = _cpu(ours), _cpu(peer)
     rates, echo_rates = _rates(ours, more, peer, echoes)
     costs = [
         1e6 * (_cpu(server) - before) / (BLOCKS * BLOCK) for server, before in zip((ours, peer), began, strict=True)
     ]
+    yield rate(f"store with {IN_FLIGHT} in flight, {era}", rates, echo_rates, BARE_SERVER, None)
     yield Figure(
-        f"store with {IN_FLIGHT} in flight, {era}",
-        f"{statistics.median(rates):,.0f}/s",
-        f"{statistics.median(echo_rates):,.0f}/s",
-        median_ratio(echo_rates, rates),  # of the time a call takes
+        f"server CPU for such a store, {era}",
+        f"{costs[0]:.0f} µs",
+        f"{costs[1]:.0f} µs",
+        BARE_SERVER,
+        costs[0] / costs[1],
     )
-    yield Figure(f"server CPU for such a store, {era}", f"{costs[0]:.0f} µs", f"{costs[1]:.0f} µs", costs[0] / costs[1])
 
 
 def _latencies(ours: RawClient, calls: Calls, peer: RawClient, echoes: Calls) -> tuple[list[float], list[float]]:
@@ -64,16 +65,6 @@ def _latencies(ours: RawClient, calls: Calls, peer: RawClient, echoes: Calls) ->
         medians[0].append(statistics.median(ours.latencies("memory_usage", islice(calls, BLOCK))))
         medians[1].append(statistics.median(peer.latencies("echo", islice(echoes, BLOCK))))
     return medians[0][1:], medians[1][1:]
-
-
-def _latency(measure: str, ours: list[float], peers: list[float], target: float | None) -> Figure:
-    return Figure(
-        measure,
-        f"{statistics.median(ours) * 1e6:.0f} µs",
-        f"{statistics.median(peers) * 1e6:.0f} µs",
-        median_ratio(ours, peers),
-        target,
-    )
 
 
 def _rates(ours: RawClient, calls: Calls, peer: RawClient, echoes: Calls) -> tuple[list[float], list[float]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.server.deck import open_memory_store
 from quarterdeck.storage.errors import ConflictError
-from quarterdeck.storage.memory.base import Entry, MemoryStore, searchable_text
+from quarterdeck.storage.memory.base import Entry, MemoryStore, NamespaceStats, searchable_text
 
 NOW = 1_750_000_000_000
 DAY = 86_400_000
@@ -58,6 +59,17 @@ async def test_an_entry_comes_back_as_it_was_put(store: MemoryStore) -> None:
     assert entry.value == {"a": [1, "é"]}
 
 
+async def test_heads_are_entries_without_their_values(store: MemoryStore) -> None:
+    kept = await put(store, "k", "[1]", ttl=5_000)
+    await put(store, "deleted")
+    await store.delete("n", "deleted", now=NOW)
+    keys = ["k", "k", "deleted", "never"]
+    assert await store.get_many("n", keys, now=NOW) == {"k": kept}
+    assert await store.heads("n", keys, now=NOW) == {"k": replace(kept, text="")}
+    assert await store.heads("n", keys, now=NOW + 5_000) == {}
+    assert await store.heads("n", [], now=NOW) == {}
+
+
 async def test_a_new_value_keeps_the_creation_and_counts_the_version(store: MemoryStore) -> None:
     await put(store, "k", "1")
     entry = await put(store, "k", "2", now=NOW + 7)
@@ -71,6 +83,7 @@ async def test_an_entry_ends_exactly_at_its_expiry(store: MemoryStore) -> None:
     for read in (
         await store.get("n", "k", now=NOW + 1_000),
         await store.get_many("n", ["k"], now=NOW + 1_000),
+        await store.heads("n", ["k"], now=NOW + 1_000),
         await store.page("n", now=NOW + 1_000, limit=9),
         await store.search("n", ["x"], now=NOW + 1_000, limit=9),
         await store.namespaces(now=NOW + 1_000, limit=9),
@@ -383,3 +396,69 @@ async def test_entries_outlive_the_store(memory_url: str, tmp_path: Path) -> Non
 
 def test_searchable_text_is_every_name_and_leaf() -> None:
     assert searchable_text(r'{"na\tme":["a\"b",1.5,true,null,{"x":{}}]}') == 'na\tme\na"b\n1.5\ntrue\nnull\nx'
+
+
+async def test_usage_counts_one_namespace_without_what_has_ended(store: MemoryStore) -> None:
+    await put(store, "a", "123", ttl=9_000)
+    await put(store, "b", "12", ttl=1_000)
+    await put(store, "c", "1")
+    await store.delete("n", "c", now=NOW)
+    await put(store, "d", "12345", namespace="other")
+    assert await store.usage("n", now=NOW + 2_000) == NamespaceStats("n", 1, 3, NOW + 9_000)
+    assert await store.usage("none", now=NOW) == NamespaceStats("none", 0, 0, None)
+
+
+OTHER_DECKS = Entry("n", "k", '"theirs"', 8, 7, NOW - 50, NOW - 20, NOW + 5_000)
+
+
+async def test_an_entry_of_another_deck_is_loaded_as_it_was(store: MemoryStore) -> None:
+    assert await store.load(OTHER_DECKS, now=NOW, grace=DAY)
+    assert await store.get("n", "k", now=NOW) == OTHER_DECKS
+    assert [hit.entry.version for hit in await store.search("n", ["theirs"], now=NOW, limit=9)] == [7]
+    assert await store.get("n", "k", now=NOW + 5_000) is None
+    touched = await store.touch("n", "k", now=NOW, ttl=None)
+    assert touched is not None
+    assert touched.expires_at == NOW + 5_020
+
+
+async def test_loading_again_changes_nothing(store: MemoryStore) -> None:
+    for_ever = replace(OTHER_DECKS, key="for ever", expires_at=None)
+    for entry in (OTHER_DECKS, for_ever):
+        assert await store.load(entry, now=NOW, grace=DAY)
+        assert not await store.load(entry, now=NOW + 1, grace=DAY)
+        assert await store.get("n", entry.key, now=NOW) == entry
+
+
+async def test_a_later_entry_stays_when_an_earlier_one_is_loaded(store: MemoryStore) -> None:
+    mine = await put(store, "k", '"mine"')
+    assert not await store.load(OTHER_DECKS, now=NOW, grace=DAY)
+    assert not await store.load(replace(OTHER_DECKS, updated_at=NOW), now=NOW, grace=DAY)
+    assert await store.get("n", "k", now=NOW) == mine
+
+
+async def test_a_loaded_entry_replaces_an_earlier_one_that_stays_restorable(store: MemoryStore) -> None:
+    for _ in range(9):
+        await put(store, "k", '"mine"', now=NOW - 100)
+    assert await store.load(OTHER_DECKS, now=NOW, grace=DAY)
+    entry = await store.get("n", "k", now=NOW)
+    assert entry == replace(OTHER_DECKS, version=10)  # no version has two values
+    back = await store.restore("n", "k", now=NOW, ttl=None)
+    assert back is not None
+    assert (back.text, back.version) == ('"mine"', 11)
+
+
+async def test_loading_brings_back_what_was_deleted(store: MemoryStore) -> None:
+    await put(store, "k", '"mine"')
+    await store.delete("n", "k", now=NOW)
+    assert await store.load(OTHER_DECKS, now=NOW, grace=DAY)
+    entry = await store.get("n", "k", now=NOW)
+    assert entry is not None
+    assert (entry.text, entry.version) == ('"theirs"', 7)
+
+
+async def test_a_time_is_noted_for_the_next_deck(open_store: Callable[[], Awaitable[MemoryStore]]) -> None:
+    first = await open_store()
+    assert await first.note_time(NOW) == 0
+    second = await open_store()
+    assert await second.note_time(NOW - 5) == NOW
+    assert await first.note_time(NOW) == NOW - 5

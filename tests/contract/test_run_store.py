@@ -108,3 +108,26 @@ async def test_history_is_kept_in_order_and_apart(store: RunStore) -> None:
         await store.add_audit(control)
     assert await store.list_audit("q1") == controls
     assert await store.list_audit("q2") == []
+
+
+async def test_what_is_older_than_the_history_goes_and_what_lives_stays(store: RunStore) -> None:
+    for number in range(6):
+        row = agent(number, "stopped")
+        row.ended_at = number
+        await store.put_agent(row)
+        await store.add_query(query(number))
+        if number:  # query 0 never ends
+            ended = query(number, "completed")
+            ended.ended_at = number
+            await store.put_query(ended)
+        await store.add_event(Event(number, "a1", "kind"))
+        await store.add_audit(Audit(number, "q1", "client", "pause", "running", "paused", {}))
+    await store.put_agent(agent(9))
+    assert await store.purge(before=3, limit=100) == 3 + 2 + 3 + 3
+    assert [row.id for row in (await store.list_agents()).rows] == ["a9", "a5", "a4", "a3"]
+    assert [row.id for row in (await store.list_queries()).rows] == ["q5", "q4", "q3", "q0"]
+    assert [event.at for event in await store.list_events("a1")] == [3, 4, 5]
+    assert [control.at for control in await store.list_audit("q1")] == [3, 4, 5]
+    assert await store.purge(before=100, limit=2) == 8
+    assert await store.purge(before=100, limit=100) == 4
+    assert [row.id for row in (await store.list_queries()).rows] == ["q0"]

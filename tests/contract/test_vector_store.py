@@ -100,6 +100,7 @@ async def test_a_missing_collection_is_named(store: VectorStore) -> None:
         store.describe("nowhere"),
         store.drop("nowhere"),
         store.get("nowhere", ["a"]),
+        store.page("nowhere", limit=1),
         store.delete("nowhere", ["a"]),
         store.delete_where("nowhere", {"a": 1}),
         store.search("nowhere", [EAST], limit=1),
@@ -133,6 +134,50 @@ async def test_points_come_back_as_they_were_given(store: VectorStore, clock: Ma
     assert (first.id, first.payload, first.expires_at) == ("b", {}, None)
     (hits,) = await store.search("c", [[3, 4]], limit=1)
     assert hits == [Hit("é", 1.0, payload)]
+
+
+async def walk(store: VectorStore, limit: int) -> list[Point]:
+    """All points, from page to page."""
+    found: list[Point] = []
+    while page := await store.page("c", limit=limit, after=found[-1].id if found else ""):
+        assert len(page) <= limit
+        found += page
+    return found
+
+
+async def test_pages_have_every_point_once_as_it_was_given(store: VectorStore, clock: ManualClock) -> None:
+    await store.create("c", 2)
+    assert await store.page("c", limit=5) == []
+    names = [*"zyxwvutabc", "é", "漢", "\U0001f600", "a b", "A"]
+    points = {name: Point(name, [1.0, float(n)], {"n": n}, clock.now() + 1000) for n, name in enumerate(names)}
+    await store.upsert("c", list(points.values()))
+    await store.upsert("other", [Point("o", EAST)])
+    for limit in (1, 4, len(names), 500):
+        found = await walk(store, limit)
+        assert sorted(point.id for point in found) == sorted(names)
+    for point in found:
+        given = points[point.id]
+        assert np.array_equal(point.vector, np.array(given.vector, np.float32))
+        assert (point.payload, point.expires_at) == (given.payload, given.expires_at)
+    clock.advance(1)
+    assert await walk(store, 4) == []
+    with pytest.raises(InvalidArgumentError):
+        await store.page("c", limit=1, after="\ud800")
+
+
+async def test_a_walk_meets_what_stays_whatever_comes_and_goes(store: VectorStore) -> None:
+    stay = [f"stay-{n}" for n in range(10)]
+    await store.upsert("c", [Point(name, EAST) for name in (*stay, *(f"go-{n}" for n in range(10)))])
+    found: list[str] = []
+    for step in count():
+        page = await store.page("c", limit=3, after=found[-1] if found else "")
+        if not page:
+            break
+        found += [point.id for point in page]
+        await store.delete("c", [f"go-{step}"])
+        await store.upsert("c", [Point(f"come-{step}", EAST), Point(stay[step % 10], NORTH)])
+    assert len(set(found)) == len(found)
+    assert set(stay) <= set(found)
 
 
 async def test_an_upsert_replaces_vector_payload_and_expiry(store: VectorStore, clock: ManualClock) -> None:

@@ -12,6 +12,7 @@ from quarterdeck.server.deck import open_memory_store
 from quarterdeck.storage.clock import SystemClock
 from quarterdeck.storage.errors import ConflictError
 from quarterdeck.tools.memory.service import MemoryService
+from tests.ready import ready
 
 NAMES = {"sqlite": "sqlite", "postgresql": "postgres", "unix": "redis"}
 
@@ -47,7 +48,7 @@ async def test_every_action_over_stdio(memory_url: str, tmp_path: Path) -> None:
 
 async def test_two_services_count_exactly(memory_url: str, tmp_path: Path) -> None:
     stores = [await open_memory_store(memory_url, tmp_path) for _ in range(2)]
-    services = [MemoryService(store, SystemClock(), default_ttl=0, restore_window=60) for store in stores]
+    services = [MemoryService(ready(store), SystemClock(), default_ttl=0, restore_window=60) for store in stores]
 
     async def increment(service: MemoryService, times: int) -> None:
         while times:

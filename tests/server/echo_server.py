@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 from typing_extensions import TypedDict
@@ -12,8 +14,11 @@ from quarterdeck.server.app import DeckServer
 from quarterdeck.server.config import Settings
 from quarterdeck.server.deck import Deck
 from quarterdeck.storage.clock import SystemClock
+from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, deck_tool
+from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.status.meter import CallMeter
+from tests.ready import ready
 
 
 class EchoArguments(Arguments):
@@ -54,4 +59,7 @@ def _tools() -> dict[str, DeckTool]:
 
 
 if __name__ == "__main__":
-    anyio.run(DeckServer(Deck(Settings(), SystemClock(), _tools(), CallMeter())).run_stdio_async)
+    with TemporaryDirectory() as folder:
+        store = SqliteMemoryStore(Path(folder) / "memory.db")
+        memory = MemoryService(ready(store), SystemClock(), default_ttl=0, restore_window=0)
+        anyio.run(DeckServer(Deck(Settings(), SystemClock(), _tools(), CallMeter(), memory)).run_stdio_async)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -30,6 +31,13 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+def told_at_the_start(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stdout) == (0, "")
+    [line] = [json.loads(line) for line in done.stderr.splitlines()]
+    assert line["level"] == "ERROR"
+    return str(line["message"])
+
+
 def test_a_data_directory_that_is_a_file_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     line = refused(run("serve", tmp_path / "file"))
@@ -42,19 +50,24 @@ def test_a_bad_setting_stops_the_start(tmp_path: Path) -> None:
     assert "valid integer" in line
 
 
-@pytest.mark.parametrize("name", ["memory.db", "runs.db", "vectors.db"])
-def test_a_damaged_store_stops_the_start(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"this is no database" * 500)
+def test_damaged_records_of_runs_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / "runs.db").write_bytes(b"this is no database" * 500)
     line = refused(run("serve", tmp_path))
-    assert str(tmp_path / name) in line
+    assert str(tmp_path / "runs.db") in line
     assert "not a database" in line
 
 
-def test_a_store_of_a_newer_program_stops_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["memory.db", "vectors.db"])
+def test_another_damaged_store_is_told_at_the_start(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"this is no database" * 500)
+    assert told_at_the_start(run("serve", tmp_path)).endswith(f"cannot use {tmp_path / name}: file is not a database")
+
+
+def test_a_store_of_a_newer_program_is_told_at_the_start(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "memory.db") as connection:
         connection.execute("PRAGMA user_version=999")
     connection.close()
-    assert "upgrade quarterdeck" in refused(run("serve", tmp_path))
+    assert told_at_the_start(run("serve", tmp_path)).endswith("upgrade quarterdeck")
 
 
 def test_serve_ends_well_when_nobody_is_there(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from quarterdeck.server import doctor
+from quarterdeck.server.client import DeckClient, ToolRefusedError
 from tests.servers.postgres import PostgresServer
 from tests.servers.valkey import ValkeyServer
 
@@ -47,6 +48,19 @@ def run(command: str, data_dir: Path, url: str, *, without: str = "none") -> sub
         (f"mysql://u:{SECRET}@h/db", ("no backend for mysql://u:***@h/db", "sqlite:///", "postgresql://", "redis://")),
         ("memory.db", ("no backend for ***", "sqlite:///")),
         ("sqlite://memory.db", ("no backend for sqlite://memory.db", "sqlite:///")),
+    ],
+)
+def test_a_url_without_a_backend_stops_the_start(url: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    done = run("serve", tmp_path, url)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("quarterdeck: ")
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
         (f"postgresql://u:{SECRET}@127.0.0.1:1/db", ("postgresql://u:***@127.0.0.1:1/db", "Connect call failed")),
         (f"redis://:{SECRET}@127.0.0.1:1/0", ("redis://:***@127.0.0.1:1/0", "127.0.0.1:1")),
         ("unix:///no/such.sock", ("unix:///no/such.sock", "No such file")),
@@ -55,12 +69,18 @@ def run(command: str, data_dir: Path, url: str, *, without: str = "none") -> sub
         ("sqlite:///no/such/folder/memory.db", ("/no/such/folder/memory.db", "No such file")),
     ],
 )
-def test_what_cannot_be_used_stops_the_start(url: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    done = run("serve", tmp_path, url)
-    assert (done.returncode, done.stdout) == (2, "")
-    [line] = done.stderr.splitlines()
-    assert line.startswith("quarterdeck: ")
-    assert all(word in line for word in words), line
+async def test_memory_that_cannot_be_used_fails_its_calls_alone(
+    url: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    async with DeckClient(tmp_path, environment={"QUARTERDECK_MEMORY_URL": url}) as deck:
+        for _ in range(2):
+            with pytest.raises(ToolRefusedError) as refused:
+                await deck.call("memory_usage", action="retrieve", key="k")
+            assert refused.value.answer["code"] == "storage"
+            assert all(word in refused.value.answer["error"] for word in words), refused.value
+        assert (await deck.call("vector_collections", action="list"))["collections"] == []
+        assert "memory cannot be used now" in deck.stderr
+        assert SECRET not in deck.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Words as the backends without FTS5 see them."""
+"""Words as the memory backends see them."""
 
 from __future__ import annotations
 

@@ -251,6 +251,15 @@ async def test_errors_of_reads_are_storage_errors(db: Database) -> None:
         await db.scan("SELECT * FROM nowhere")
 
 
+@pytest.mark.parametrize(("durability", "synchronous", "full"), [("process", 1, 0), ("power", 2, 1)])
+async def test_durability_decides_what_a_commit_waits_for(
+    path: Path, durability: sqlite.Durability, synchronous: int, full: int
+) -> None:
+    db = Database(path, MIGRATIONS, durability)
+    assert (db.read("PRAGMA synchronous"), db.read("PRAGMA fullfsync")) == ([(synchronous,)], [(full,)])
+    await db.close()
+
+
 async def test_the_log_shrinks_again_under_steady_writes(
     db: Database, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from quarterdeck.tools.agents.tracker import Tracker
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.queries.manager import QueryManager
 from tests.clock import ManualClock
+from tests.ready import ready
 
 OWNER = ProcessId("host", "boot", 10, 1.5)
 DEAD = ProcessId(socket.gethostname(), "an earlier boot", 77, 1.0)
@@ -143,7 +144,7 @@ class Bridge:
         self.runner = FakeRunner()
         self.runs = SqliteRunStore(folder / "runs.db")
         self._memory_store = SqliteMemoryStore(folder / "memory.db")
-        self.memory = MemoryService(self._memory_store, self.clock, default_ttl=60, restore_window=0)
+        self.memory = MemoryService(ready(self._memory_store), self.clock, default_ttl=60, restore_window=0)
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.tracker = Tracker(self.memory, self.clock)
         self.orchestrator = Orchestrator(

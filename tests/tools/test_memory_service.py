@@ -18,6 +18,7 @@ from quarterdeck.storage.errors import ConflictError, InvalidArgumentError, Limi
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.tools.memory.service import MemoryService
 from tests.clock import ManualClock
+from tests.ready import ready
 
 WEEK = 604_800
 DAY = 86_400
@@ -37,7 +38,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteMemoryStore]:
 
 @pytest.fixture
 def service(store: SqliteMemoryStore, clock: ManualClock) -> MemoryService:
-    return MemoryService(store, clock, WEEK, DAY)
+    return MemoryService(ready(store), clock, WEEK, DAY)
 
 
 async def test_the_default_ttl_and_zero_for_ever(service: MemoryService, clock: ManualClock) -> None:
@@ -177,6 +178,51 @@ async def test_touch_renews_with_the_entrys_own_ttl(service: MemoryService, cloc
         await service.touch("n", "never")
 
 
+async def test_what_has_expired_stays_so_when_the_clock_is_set_back(service: MemoryService, clock: ManualClock) -> None:
+    await service.store("n", "short", 1, ttl=10)
+    await service.store("n", "long", 1, ttl=1_000)
+    clock.advance(10)
+    assert await service.retrieve("n", "short") is None
+    clock.set_wall_clock(-600)
+    assert await service.retrieve("n", "short") is None
+    assert [entry.key for entry in (await service.list("n")).entries] == ["long"]
+    assert [s.count for s in (await service.namespaces()).namespaces] == [1]
+    clock.advance(989.999)
+    assert await service.retrieve("n", "long") is not None  # what is left of a ttl passes as ever
+    clock.advance(0.001)
+    assert await service.retrieve("n", "long") is None
+
+
+async def test_a_restarted_deck_goes_on_from_the_latest_time(store: SqliteMemoryStore, clock: ManualClock) -> None:
+    first = MemoryService(ready(store), clock, WEEK, DAY)
+    await first.store("n", "k", 1, ttl=10)
+    clock.advance(10)
+    for number in range(100):  # writes note the time now and then
+        await first.store("n", f"{number}", number)
+    clock.set_wall_clock(-1_800)
+    restarted = MemoryService(ready(store), clock, WEEK, DAY)
+    assert await restarted.retrieve("n", "k") is None
+    stored = await restarted.store("n", "new", 1, ttl=5)
+    assert stored.expires_at == restarted.clock.now() + 5_000
+    clock.advance(5)
+    assert await restarted.retrieve("n", "new") is None
+
+
+async def test_a_clock_that_was_far_ahead_once_is_not_followed(
+    store: SqliteMemoryStore, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.set_wall_clock(30 * DAY)
+    await MemoryService(ready(store), clock, WEEK, DAY).store("n", "k", 1)
+    clock.set_wall_clock(-30 * DAY)
+    restarted = MemoryService(ready(store), clock, WEEK, DAY)
+    stored = await restarted.store("n", "new", 1, ttl=5)
+    assert stored.expires_at == clock.now() + 5_000
+    assert f"memory was last used {30 * DAY} s in the future" in caplog.text
+    again = MemoryService(ready(store), clock, WEEK, DAY)
+    assert (await again.store("n", "new", 1)).updated_at == clock.now()
+    assert caplog.text.count("in the future") == 1
+
+
 async def test_restore_within_the_window_only(service: MemoryService, clock: ManualClock) -> None:
     await service.store("n", "k", "kept", ttl=0)
     await service.delete("n", "k")
@@ -192,7 +238,7 @@ async def test_a_window_of_zero_turns_restoring_off(
     store: SqliteMemoryStore, service: MemoryService, clock: ManualClock
 ) -> None:
     await service.store("n", "old", 1)
-    without = MemoryService(store, clock, WEEK, 0)
+    without = MemoryService(ready(store), clock, WEEK, 0)
     for key in ("old", "new"):
         await without.store("n", key, 1)
         await without.delete("n", key)
@@ -201,8 +247,8 @@ async def test_a_window_of_zero_turns_restoring_off(
 
 
 async def test_entries_that_skip_the_trash(service: MemoryService) -> None:
-    await service.store("n", "k", 1, restorable=False)
-    await service.store("n", "k", 2, restorable=False)
+    await service.store("n", "k", 1, own_record=True)
+    await service.store("n", "k", 2, own_record=True)
     with pytest.raises(NotFoundError):
         await service.restore("n", "k")
     await service.delete("n", "k")
@@ -211,7 +257,7 @@ async def test_entries_that_skip_the_trash(service: MemoryService) -> None:
 
 
 async def test_writes_clear_away_what_is_over(store: SqliteMemoryStore, clock: ManualClock) -> None:
-    service = MemoryService(store, clock, WEEK, 60)
+    service = MemoryService(ready(store), clock, WEEK, 60)
     start = clock.now()
     for number in range(50):
         await service.store("n", f"short-{number}", 1, ttl=1)
@@ -336,7 +382,7 @@ async def test_any_json_under_any_name_comes_back_the_same(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteMemoryStore(Path(folder) / "m.db")
-        service = MemoryService(store, ManualClock(), WEEK, DAY)
+        service = MemoryService(ready(store), ManualClock(), WEEK, DAY)
         stored = await service.store(namespace, key, value, ttl=ttl)
         read = await service.retrieve(namespace, key)
         assert read is not None
@@ -414,7 +460,7 @@ async def test_any_sequence_of_calls_does_what_the_model_says(steps: list[tuple[
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteMemoryStore(Path(folder) / "m.db")
         clock = ManualClock()
-        service = MemoryService(store, clock, 5, WINDOW)
+        service = MemoryService(ready(store), clock, 5, WINDOW)
         models = {"a": Model(), "b": Model()}
         for number, (step, key, argument) in enumerate(steps):
             now = clock.now()

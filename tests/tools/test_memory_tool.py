@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, TextContent
 
+from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.tools.contract import Call
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
 from tests.clock import ManualClock
+from tests.ready import ready
 
 ACTIONS = ["store", "retrieve", "list", "search", "delete", "touch", "restore", "namespaces"]
 
@@ -25,7 +30,8 @@ class Memory:
 
     def __init__(self, service: MemoryService, clock: ManualClock) -> None:
         self.service = service
-        self.server = MCPServer(tools=[*memory_tools(service)])
+        [self.tool] = memory_tools(service, "sqlite")
+        self.server = MCPServer(tools=[self.tool])
         self.clock = clock
 
     async def call(self, arguments: dict[str, Any]) -> tuple[CallToolResult, str, dict[str, Any]]:
@@ -37,6 +43,13 @@ class Memory:
         answer: dict[str, Any] = json.loads(block.text)
         assert result.structured_content == answer
         return result, block.text, answer
+
+    async def service_answer(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """As a call from an agent, which can hold what JSON cannot."""
+        try:
+            return cast("dict[str, Any]", await self.tool.answer(arguments, cast("Call", None)))
+        except DeckError as exc:
+            return {"success": False, "error": exc.message, "code": exc.code}
 
     async def __call__(self, action: str, **arguments: Any) -> dict[str, Any]:
         result, text, answer = await self.call({"action": action, **arguments})
@@ -56,7 +69,7 @@ class Memory:
 async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
     clock = ManualClock()
     store = SqliteMemoryStore(tmp_path / "memory.db")
-    yield Memory(MemoryService(store, clock, 604_800, 86_400), clock)
+    yield Memory(MemoryService(ready(store), clock, 604_800, 86_400), clock)
     await store.close()
 
 
@@ -195,3 +208,51 @@ async def test_the_schema_lists_what_is_built(memory: Memory) -> None:
 async def test_both_spellings_and_defaults_are_taken(memory: Memory) -> None:
     await memory("store", key="k", value=1, if_version=0, limit=50, includeValues=True, cursor=None)
     assert "ifVersion 1" in await memory.refused(action="store", key="k", value=1, if_version=0)
+
+
+odd_texts = st.text(max_size=30) | st.sampled_from(
+    ["", "k", "%", "..", "a/b", "\x00", "\ud800", "YQ==", "99", "x" * 600]
+)
+odd_numbers = st.integers() | st.floats() | st.sampled_from([0, 1, -1, 1e308, 2**63, 2**64])
+anything = st.recursive(
+    st.none() | st.booleans() | odd_numbers | odd_texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd_texts, inner, max_size=3),
+    max_leaves=5,
+)
+calls = st.fixed_dictionaries(
+    {"action": st.sampled_from(ACTIONS) | anything},
+    optional={
+        "key": odd_texts | anything,
+        "value": anything,
+        "namespace": odd_texts | anything,
+        "ttl": odd_numbers | anything,
+        "query": odd_texts | anything,
+        "prefix": odd_texts | anything,
+        "includeValues": anything,
+        "limit": st.integers(1, 500) | anything,
+        "cursor": odd_texts | anything,
+        "ifVersion": st.integers(0, 3) | anything,
+        "maxTokens": odd_numbers | anything,
+        "unheard of": anything,
+    },
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls)
+async def test_any_call_gets_an_answer_or_a_plain_error_and_nothing_is_lost(
+    memory: Memory, call: dict[str, Any]
+) -> None:
+    """In one memory that all examples share, beside an entry that none of them may touch."""
+    await memory("store", namespace="kept", key="entry", value="kept", ttl=0)
+    answer = await memory.service_answer(call)
+    assert answer["success"] is ("error" not in answer)
+    if "error" in answer:
+        assert answer["code"] in ("invalid_argument", "conflict", "not_found", "limit")
+        assert answer["error"]
+    elif call["action"] == "store":
+        stored = await memory.service.retrieve(call.get("namespace") or "default", call["key"])
+        assert stored is not None
+        assert stored.value == call["value"]
+    if call.get("namespace") != "kept":
+        assert (await memory("retrieve", namespace="kept", key="entry"))["value"] == "kept"

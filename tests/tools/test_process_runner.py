@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +46,8 @@ class Deck:
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> Any:
         if tool == "uploads" and arguments["key"].startswith("uploads/text-"):
-            content = long_text(int(arguments["key"].rpartition("-")[2]))
-            return {"success": True, "content": content, "size": len(content), "nextOffset": None}
+            content = b64encode(long_text(int(arguments["key"].rpartition("-")[2])).encode()).decode()
+            return {"success": True, "content": content, "type": "text/plain", "size": len(content)}
         if tool == "memory_usage" and arguments["action"] == "store":
             self.stored[arguments["key"]] = arguments["value"]
             return {"success": True}

@@ -20,8 +20,13 @@ READS = {
 }
 """Tools with an `action`, and the actions that change nothing."""
 
-ALWAYS = {"vector_search"}
-WRITES = {"memory_usage": "namespace", "vector_upsert": "collection", "vector_delete": "collection"}
+ALWAYS = {"vector_search", "vector_points", "agents_list", "query_list", "server_status"}
+WRITES = {
+    "memory_usage": "namespace",
+    "vector_upsert": "collection",
+    "vector_put_points": "collection",
+    "vector_delete": "collection",
+}
 """Tools that write, and the argument that names where."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.clock import Clock, iso
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.runs.base import LIVE_AGENT, Agent, AgentStatus, Event, Query, RunStore
 
@@ -18,7 +18,6 @@ from .builtin.catalogue import CREWS, TYPES
 from .orchestrator import LiveAgent, Orchestrator, SpawnRequest, SpawnResult
 from .rights import PermissionMode
 from .runners.base import MAX_PROMPT
-from .tracker import iso
 
 MAX_SPAWNS = 100  # agents in one call
 

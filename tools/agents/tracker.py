@@ -1,17 +1,19 @@
 """The tracker: what agents did, as plain memories that any client can read.
 
-Keys, fields and lifetimes are a contract (design, "Memory"). A record that cannot be written is logged; the agent
-goes on.
+Keys, fields and lifetimes are a contract (design, "Memory"). While memory fails or is slow, agents go on, and the
+records wait here, in their order, until it is back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from datetime import UTC, datetime
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
-from quarterdeck.storage.clock import Clock
-from quarterdeck.storage.errors import DeckError
+from quarterdeck.storage.clock import Clock, iso
+from quarterdeck.storage.errors import DeckError, StorageError
 from quarterdeck.storage.runs.base import Agent, Query
 
 from ..memory.service import MemoryService
@@ -26,6 +28,17 @@ TASK_CHARACTERS = 200  # of a task's text that a record keeps
 RECORDS = (ACTIVITIES, METRICS, NOTIFICATIONS)
 """Namespaces that only the tracker writes on behalf of agents."""
 
+PATIENCE = 0.5  # seconds that an agent waits for its record to be written
+BACKLOG = 10_000  # records that wait at most; beyond it the oldest are lost
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    namespace: str
+    key: str
+    value: dict[str, Any]
+    expires_at: int  # milliseconds: a record does not live longer for having waited
+
 
 class Tracker:
     """Writes the records of agents and queries through the memory service."""
@@ -33,6 +46,9 @@ class Tracker:
     def __init__(self, memory: MemoryService, clock: Clock) -> None:
         self._memory = memory
         self._clock = clock
+        self._backlog: deque[_Record] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._failing = False
 
     async def spawned(self, agent: Agent, task: str | None) -> None:
         """Record a start, with the work that the agent was asked for at once, if any."""
@@ -100,17 +116,54 @@ class Tracker:
             METRICS_TTL,
         )
 
+    async def tick(self) -> None:
+        """Try again what could not be written. Called about once a second."""
+        if self._backlog:
+            self._start_writing()
+
+    async def close(self) -> None:
+        """Write what is left, if memory takes it."""
+        if self._backlog:
+            await asyncio.wait([self._start_writing()], timeout=PATIENCE)
+        if self._writing is not None:
+            self._writing.cancel()
+        if self._backlog:
+            log.warning("%d records of agents were not written", len(self._backlog))
+
     async def _write(self, namespace: str, key: str, value: dict[str, Any], ttl: int) -> None:
-        try:
-            await self._memory.store(namespace, key, value, ttl=ttl, restorable=False)
-        except DeckError as exc:
-            log.warning("record %s/%s was not written: %s", namespace, key, exc.message)
+        if len(self._backlog) >= BACKLOG:
+            lost = self._backlog.popleft()
+            log.warning("record %s/%s is lost: %d wait already", lost.namespace, lost.key, BACKLOG)
+        self._backlog.append(_Record(namespace, key, value, self._clock.now() + ttl * 1000))
+        if not self._failing:
+            await asyncio.wait([self._start_writing()], timeout=PATIENCE)
+
+    def _start_writing(self) -> asyncio.Task[None]:
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_backlog())
+        return self._writing
+
+    async def _write_backlog(self) -> None:
+        while self._backlog:
+            record = self._backlog[0]
+            try:
+                await self._store(record)
+            except StorageError as exc:
+                if not self._failing:
+                    log.warning("records of agents wait until memory is back: %s", exc.message)
+                self._failing = True
+                return
+            except DeckError as exc:
+                log.warning("record %s/%s was not written: %s", record.namespace, record.key, exc.message)
+            if self._backlog and self._backlog[0] is record:
+                self._backlog.popleft()
+            self._failing = False
+
+    async def _store(self, record: _Record) -> None:
+        left = (record.expires_at - self._clock.now()) / 1000
+        if left > 0:
+            await self._memory.store(record.namespace, record.key, record.value, ttl=left, own_record=True)
 
 
 def _preview(text: str) -> str:
     return text if len(text) <= TASK_CHARACTERS else text[: TASK_CHARACTERS - 1] + "…"
-
-
-def iso(milliseconds: int) -> str:
-    """A time as ISO 8601 in UTC with milliseconds."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from quarterdeck.storage.clock import Clock
-from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError
+from quarterdeck.storage.clock import Clock, SteadyClock
+from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError, StorageError
+from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import Entry, Hit, MemoryStore, NamespaceStats
 from quarterdeck.tools.contract import read_cursor
 
 from .checks import MAX_KEY, MAX_NAMESPACE, check_names, check_text, check_version, json_text, milliseconds, words_of
+from .limits import LimitGuard, Limits
+
+log = logging.getLogger(__name__)
 
 MAX_TOKENS = 1_000_000  # of one answer
 BYTES_PER_TOKEN = 4
@@ -23,6 +28,7 @@ ANSWER_BYTES = 700  # the most that an answer has beside its entries and names
 ENTRY_BYTES = 350  # the most that an entry has beside its names, value and snippet
 PURGE_EVERY = 100  # writes
 PURGE_LIMIT = 400  # entries looked at each time: four a write, so the dead stay a small part
+CLOCK_TRUST = 3_600_000  # milliseconds that the clock may have been set back since the last deck noted the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +56,25 @@ class NamespacePage:
 
 
 class MemoryService:
-    """Every method raises InvalidArgumentError for bad names and StorageError where the store fails."""
+    """Every method raises InvalidArgumentError for bad names and StorageError where the store fails.
 
-    def __init__(self, store: MemoryStore, clock: Clock, default_ttl: int, restore_window: int) -> None:
+    What has expired does not come back when the clock is set back: time goes on from the latest that this server has
+    seen, and from the latest that an earlier one has noted if that is at most CLOCK_TRUST ahead of the clock.
+    """
+
+    def __init__(
+        self,
+        store: OnFirstUse[MemoryStore],
+        clock: Clock,
+        default_ttl: int,
+        restore_window: int,
+        limits: Limits | None = None,
+    ) -> None:
         """`default_ttl` and `restore_window` in seconds; a ttl of 0 keeps for ever, a window of 0 keeps nothing."""
-        self.clock = clock
-        self.backend = store.backend
-        self._store = store
+        self.clock = SteadyClock(clock)
+        self._open_store = store
+        self._knows_time = False
+        self._guard = LimitGuard(limits or Limits(), clock)
         self._default_ttl = milliseconds(default_ttl)
         self._window = restore_window
         self._writes = 0
@@ -69,30 +87,49 @@ class MemoryService:
         *,
         ttl: float | None = None,
         if_version: int | None = None,
-        restorable: bool = True,
+        own_record: bool = False,
     ) -> Entry:
         """Remember a JSON value for `ttl` seconds (None: the default, 0: for ever).
 
+        The deck's own records skip the trash and the limits of namespaces.
+
         Raises:
             ConflictError: `if_version` is not the current version (0: there is no entry).
-            LimitError: the value is over 1 MiB of JSON or too deep.
+            LimitError: the value is too large or too deep, or the namespace would hold too much.
         """
         check_names(namespace, key)
         check_version(if_version)
         text, size = json_text(value)
         lifetime = self._default_ttl if ttl is None else milliseconds(ttl)
-        now = self.clock.now()
-        if self._writes % PURGE_EVERY == 0:
-            await self._store.purge(now=now, limit=PURGE_LIMIT)
-        self._writes += 1
-        grace = self._window * 1000 if restorable else 0
-        return await self._store.put(
-            namespace, key, text, size=size, now=now, ttl=lifetime, grace=grace, if_version=if_version
-        )
+        self._guard.check_value(size)
+        store, now = await self._begin_write()
+        if own_record:
+            return await store.put(
+                namespace, key, text, size=size, now=now, ttl=lifetime, grace=0, if_version=if_version
+            )
+        async with self._guard.admitted(store, namespace, key, size, now=now):
+            return await store.put(
+                namespace, key, text, size=size, now=now, ttl=lifetime, grace=self._window * 1000, if_version=if_version
+            )
+
+    async def load(self, entry: Entry) -> bool:
+        """Take over an entry of another deck with its version and times; False if ours is as new, or it has expired.
+
+        Raises:
+            LimitError: as `store`.
+        """
+        check_names(entry.namespace, entry.key)
+        self._guard.check_value(entry.size)
+        store, now = await self._begin_write()
+        if entry.expires_at is not None and entry.expires_at <= now:
+            return False
+        async with self._guard.admitted(store, entry.namespace, entry.key, entry.size, now=now):
+            return await store.load(entry, now=now, grace=self._window * 1000)
 
     async def retrieve(self, namespace: str, key: str) -> Entry | None:
         check_names(namespace, key)
-        return await self._store.get(namespace, key, now=self.clock.now())
+        store, now = await self.begin()
+        return await store.get(namespace, key, now=now)
 
     async def delete(self, namespace: str, key: str, *, if_version: int | None = None) -> bool:
         """Forget an entry; False if there is none.
@@ -102,7 +139,8 @@ class MemoryService:
         """
         check_names(namespace, key)
         check_version(if_version)
-        return await self._store.delete(namespace, key, now=self.clock.now(), if_version=if_version)
+        store, now = await self.begin()
+        return await store.delete(namespace, key, now=now, if_version=if_version)
 
     async def touch(self, namespace: str, key: str, *, ttl: float | None = None) -> Entry:
         """Start the entry's lifetime again: `ttl` seconds, or its own if None. The answer is without the value.
@@ -112,7 +150,8 @@ class MemoryService:
         """
         check_names(namespace, key)
         lifetime = None if ttl is None else milliseconds(ttl)
-        entry = await self._store.touch(namespace, key, now=self.clock.now(), ttl=lifetime)
+        store, now = await self.begin()
+        entry = await store.touch(namespace, key, now=now, ttl=lifetime)
         if entry is None:
             raise NotFoundError(f"no '{key}' in namespace '{namespace}' to touch: list shows the keys, store makes one")
         return entry
@@ -124,12 +163,15 @@ class MemoryService:
 
         Raises:
             NotFoundError: nothing (more) is kept.
+            LimitError: the namespace is full.
         """
         check_names(namespace, key)
         lifetime = None if ttl is None else milliseconds(ttl)
         entry = None
         if self._window:
-            entry = await self._store.restore(namespace, key, now=self.clock.now(), ttl=lifetime)
+            store, now = await self.begin()
+            async with self._guard.admitted(store, namespace, key, 0, now=now):  # its size is not known before
+                entry = await store.restore(namespace, key, now=now, ttl=lifetime)
         if entry is None:
             raise NotFoundError(
                 f"nothing to restore for '{key}' in namespace '{namespace}': what was deleted, replaced or expired "
@@ -155,9 +197,9 @@ class MemoryService:
         check_text("namespace", namespace, MAX_NAMESPACE)
         if prefix:
             check_text("prefix", prefix, MAX_KEY)
-        now = self.clock.now()
         after = None if cursor is None else _text_of(cursor)
-        heads = await self._store.page(namespace, now=now, limit=limit + 1, prefix=prefix, after=after)
+        store, now = await self.begin()
+        heads = await store.page(namespace, now=now, limit=limit + 1, prefix=prefix, after=after)
         chosen = heads[:limit]
         budget = max_tokens * BYTES_PER_TOKEN - ANSWER_BYTES
         costs = [_cost(head, include_values) for head in chosen]
@@ -165,7 +207,7 @@ class MemoryService:
         taken = max(fitting, 1)
         entries: Sequence[Entry] = chosen[:taken]
         if include_values and fitting:
-            entries = await self._with_values(entries, now)
+            entries = await _with_values(store, entries, now)
         return Page(
             entries,
             next_cursor=_cursor_of(chosen[taken - 1].key) if taken < len(heads) else None,
@@ -185,9 +227,9 @@ class MemoryService:
         """The entries that hold every word of `query`, or a word beginning with it, in key or value; best first."""
         check_text("namespace", namespace, MAX_NAMESPACE)
         words = words_of(query)
-        now = self.clock.now()
         offset = read_cursor(cursor) or 0
-        found = await self._store.search(namespace, words, now=now, limit=limit + 1, offset=offset)
+        store, now = await self.begin()
+        found = await store.search(namespace, words, now=now, limit=limit + 1, offset=offset)
         chosen = found[:limit]
         budget = max_tokens * BYTES_PER_TOKEN - ANSWER_BYTES - json_text(query)[1]
         costs = [_cost(hit.entry, include_values) + json_text(hit.snippet)[1] for hit in chosen]
@@ -195,7 +237,7 @@ class MemoryService:
         taken = max(fitting, 1)
         hits: Sequence[Hit] = chosen[:taken]
         if include_values and fitting:
-            entries = {entry.key: entry for entry in await self._with_values([hit.entry for hit in hits], now)}
+            entries = {entry.key: entry for entry in await _with_values(store, [hit.entry for hit in hits], now)}
             hits = [replace(hit, entry=entries[hit.entry.key]) for hit in hits if hit.entry.key in entries]
         return SearchPage(
             hits,
@@ -206,14 +248,48 @@ class MemoryService:
     async def namespaces(self, *, limit: int = 50, cursor: str | None = None) -> NamespacePage:
         """The namespaces that hold entries, by name."""
         after = "" if cursor is None else _text_of(cursor)
-        found = await self._store.namespaces(now=self.clock.now(), limit=limit + 1, after=after)
+        store, now = await self.begin()
+        found = await store.namespaces(now=now, limit=limit + 1, after=after)
         chosen = found[:limit]
         return NamespacePage(chosen, _cursor_of(chosen[-1].namespace) if len(found) > limit else None)
 
-    async def _with_values(self, heads: Sequence[Entry], now: int) -> Sequence[Entry]:
-        """The same with their values; what has gone meanwhile is left out."""
-        filled = await self._store.get_many(heads[0].namespace, [head.key for head in heads], now=now)
-        return [filled[head.key] for head in heads if head.key in filled]
+    async def begin(self) -> tuple[MemoryStore, int]:
+        """The store, opened, and the time of one call. Raises StorageError."""
+        store = await self._open_store()
+        if not self._knows_time:
+            await self._learn_time(store)
+        return store, self.clock.now()
+
+    async def _begin_write(self) -> tuple[MemoryStore, int]:
+        """As `begin`; every now and then, writes clear away what is over."""
+        store, now = await self.begin()
+        if self._writes % PURGE_EVERY == 0:
+            await store.note_time(now)
+            await store.purge(now=now, limit=PURGE_LIMIT)
+        self._writes += 1
+        return store, now
+
+    async def _learn_time(self, store: MemoryStore) -> None:
+        """Compare the clock with what earlier decks have noted."""
+        now = self.clock.now()
+        try:
+            latest = await store.note_time(now)
+        except StorageError as exc:  # a full disk, say: what can be read is read, and the next call tries again
+            log.warning("the time was not noted: %s", exc.message)
+            return
+        if now < latest <= now + CLOCK_TRUST:
+            self.clock.go_on_from(latest)
+            await store.note_time(self.clock.now())
+        elif latest > now:
+            ahead = (latest - now) // 1000
+            log.warning("memory was last used %d s in the future: what has expired since then is there again", ahead)
+        self._knows_time = True
+
+
+async def _with_values(store: MemoryStore, heads: Sequence[Entry], now: int) -> Sequence[Entry]:
+    """The same with their values; what has gone meanwhile is left out."""
+    filled = await store.get_many(heads[0].namespace, [head.key for head in heads], now=now)
+    return [filled[head.key] for head in heads if head.key in filled]
 
 
 def _cost(entry: Entry, with_value: bool) -> int:

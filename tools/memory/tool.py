@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Annotated, Literal
-from urllib.parse import quote
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from quarterdeck.storage.clock import iso
 from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.storage.memory.base import Entry, Hit
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, deck_tool
 
 from .service import MAX_TOKENS, MemoryService
+from .uri import uri_of
 
 Action = Literal["store", "retrieve", "list", "search", "delete", "touch", "restore", "namespaces"]
 
@@ -72,8 +72,9 @@ class MemoryAnswer(TypedDict, total=False):
 class MemoryTool:
     """Serves one call: the method named like the action."""
 
-    def __init__(self, service: MemoryService) -> None:
+    def __init__(self, service: MemoryService, backend: str) -> None:
         self._service = service
+        self._backend = backend
         self._actions: dict[Action, Callable[[MemoryArguments], Awaitable[MemoryAnswer]]] = {
             "store": self._store,
             "retrieve": self._retrieve,
@@ -97,8 +98,8 @@ class MemoryTool:
             "success": True,
             "action": args.action,
             **answer,
-            "storage_type": self._service.backend,
-            "timestamp": _iso(self._service.clock.now()),
+            "storage_type": self._backend,
+            "timestamp": iso(self._service.clock.now()),
         }
 
     async def _store(self, args: MemoryArguments) -> MemoryAnswer:
@@ -197,8 +198,7 @@ def _key(args: MemoryArguments) -> str:
 
 
 def _identity(entry: Entry) -> MemoryAnswer:
-    name = f"memory://{quote(entry.namespace, safe='')}/{quote(entry.key, safe='')}"
-    return {"key": entry.key, "namespace": entry.namespace, "id": name}
+    return {"key": entry.key, "namespace": entry.namespace, "id": uri_of(entry.namespace, entry.key)}
 
 
 def _state(entry: Entry) -> MemoryAnswer:
@@ -212,8 +212,8 @@ def _entry(entry: Entry) -> dict[str, Json]:
         "namespace": entry.namespace,
         "size": entry.size,
         **_state(entry),
-        "createdAt": _iso(entry.created_at),
-        "updatedAt": _iso(entry.updated_at),
+        "createdAt": iso(entry.created_at),
+        "updatedAt": iso(entry.updated_at),
         "metadata": None,
         "accessCount": None,
     }
@@ -226,17 +226,12 @@ def _hit(hit: Hit) -> dict[str, Json]:
     return {**_entry(hit.entry), "score": hit.score, "snippet": hit.snippet}
 
 
-def _iso(moment: int) -> str:
-    stamp = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
-    return stamp.removesuffix("+00:00") + "Z"
-
-
 def _iso_or_none(moment: int | None) -> str | None:
-    return None if moment is None else _iso(moment)
+    return None if moment is None else iso(moment)
 
 
-def memory_tools(service: MemoryService) -> list[DeckTool]:
-    """`memory_usage` on `service`."""
+def memory_tools(service: MemoryService, backend: str) -> list[DeckTool]:
+    """`memory_usage` on `service`; `backend` is the kind of its store, as answers name it."""
     return [
         deck_tool(
             "memory_usage",
@@ -244,7 +239,7 @@ def memory_tools(service: MemoryService) -> list[DeckTool]:
             "Restore undoes a delete, an overwrite or an expiry.",
             MemoryArguments,
             MemoryAnswer,
-            MemoryTool(service),
+            MemoryTool(service, backend),
             title="Memory",
             destructive=True,
         )

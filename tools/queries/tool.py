@@ -9,15 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from quarterdeck.storage.clock import Clock
-from quarterdeck.storage.errors import DeckError
+from quarterdeck.storage.clock import Clock, iso
+from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus
 
 from ..agents.rights import PermissionMode
 from ..agents.runners.base import MAX_PROMPT, Outcome
-from ..agents.tracker import iso
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
 from .manager import QueryManager
+from .results import ResultPart, first_parts, part_at
+
+NOTICE = "a part is JSON text: query_wait that queryId alone with its nextOffset as offset, and join the parts"
+MAX_TOKENS = 20_000  # of results in an answer: clients cut what is much longer
 
 
 def _finite(value: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +64,8 @@ class ListArguments(Arguments):
 class WaitArguments(Arguments):
     query_ids: Annotated[list[str], FromJsonText] = Field(min_length=1, max_length=500)
     timeout: float = Field(30, ge=0, le=3600, description="seconds")
+    max_tokens: int = Field(MAX_TOKENS, ge=200, le=1_000_000, description="of all results; a larger one comes in parts")
+    offset: int | None = Field(None, ge=0, description="go on with one large result: its nextOffset")
 
 
 class StartAnswer(TypedDict):
@@ -84,8 +89,10 @@ class QueryEntry(TypedDict):
     status: QueryStatus
     model: str | None
     permissionMode: str
+    createdAt: int
     startTime: int | None
     duration: int | None
+    usage: dict[str, Any] | None
     metadata: dict[str, Any]
     progress: dict[str, Any] | None
     error: str | None
@@ -110,19 +117,19 @@ class ListAnswer(TypedDict):
     timestamp: str
 
 
-class QueryResult(TypedDict):
+class QueryResult(ResultPart, total=False):
     queryId: str
     status: QueryStatus
-    result: Any
     error: str | None
     usage: dict[str, Any] | None
     duration: int | None
 
 
-class WaitAnswer(TypedDict):
+class WaitAnswer(TypedDict, total=False):
     success: bool
     results: list[QueryResult]
     pending: list[str]
+    notice: str
 
 
 class QueryTools:
@@ -184,8 +191,10 @@ class QueryTools:
             "status": row.status,
             "model": row.model,
             "permissionMode": row.permission_mode,
+            "createdAt": row.created_at,
             "startTime": row.started_at,
             "duration": row.active_ms(self._clock.now()),
+            "usage": row.usage,
             "metadata": row.metadata,
             "progress": row.progress,
             "error": row.error,
@@ -206,6 +215,8 @@ class QueryTools:
 
     async def wait(self, arguments: WaitArguments, call: Call) -> WaitAnswer:
         ids = list(dict.fromkeys(arguments.query_ids))
+        if arguments.offset is not None and len(ids) > 1:
+            raise InvalidArgumentError("offset: goes on with the result of one query: let queryIds be that one alone")
         last: tuple[float, str] | None = None
 
         async def tell(rows: Sequence[Query]) -> None:
@@ -220,17 +231,25 @@ class QueryTools:
 
         rows = await self._manager.wait(ids, arguments.timeout, tell)
         pending = self._manager.pending(rows)
-        return {
+        ended = [row for row in rows if row.id not in pending]
+        if arguments.offset is None:
+            parts = first_parts(ended, arguments.max_tokens)
+        else:
+            parts = [part_at(row, arguments.offset, arguments.max_tokens) for row in ended]
+        answer: WaitAnswer = {
             "success": True,
-            "results": [self._result(row) for row in rows if row.id not in pending],
+            "results": [self._result(row, part) for row, part in zip(ended, parts, strict=True)],
             "pending": [*pending],
         }
+        if any(part.get("nextOffset") is not None for part in parts):
+            answer["notice"] = NOTICE
+        return answer
 
-    def _result(self, row: Query) -> QueryResult:
+    def _result(self, row: Query, part: ResultPart) -> QueryResult:
         return {
             "queryId": row.id,
             "status": row.status,
-            "result": row.result,
+            **part,
             "error": row.error,
             "usage": row.usage,
             "duration": row.active_ms(self._clock.now()),

@@ -9,10 +9,9 @@ from typing import Any
 import psutil
 from typing_extensions import TypedDict
 
-from quarterdeck.storage.clock import Clock
+from quarterdeck.storage.clock import Clock, iso
 
 from ..agents.orchestrator import Orchestrator
-from ..agents.tracker import iso
 from ..contract import Arguments, Call, DeckTool, deck_tool
 from ..queries.manager import QueryManager
 from .meter import CallMeter

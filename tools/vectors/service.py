@@ -117,6 +117,28 @@ class VectorService:
         made = list(await embedder.embed(texts))
         return await store.upsert(name, self._points(points, made), embedder=embedder.name)
 
+    async def put(
+        self, name: str, points: Sequence[NewPoint], *, dimension: int, metric: Metric, embedder: str | None
+    ) -> int:
+        """Write points with their vectors, whoever made those, into a collection of this shape; a missing one is made.
+
+        Raises:
+            ConflictError: the collection has another shape.
+            InvalidArgumentError, LimitError: as `upsert`.
+        """
+        _check_name(name)
+        store = await self._store()
+        with contextlib.suppress(ConflictError):  # it is there
+            await store.create(name, dimension, metric, embedder)
+        info = await store.describe(name)
+        if (info.dimension, info.metric) != (dimension, metric):
+            raise ConflictError(
+                f"collection '{name}' has dimension {info.dimension} and metric {info.metric}, "
+                f"the points {dimension} and {metric}: use another collection"
+            )
+        vectors = [point.vector for point in points if point.vector is not None]
+        return await store.upsert(name, self._points(points, vectors), embedder=embedder)
+
     def _points(self, points: Sequence[NewPoint], vectors: Sequence[Vector]) -> list[Point]:
         now = self._clock.now()
         return [
@@ -128,6 +150,15 @@ class VectorService:
             )
             for point, vector in zip(points, vectors, strict=True)
         ]
+
+    async def page(self, name: str, *, limit: int, after: str = "") -> list[Point]:
+        """The next points after the one with the id `after`, as `VectorStore.page`.
+
+        Raises:
+            InvalidArgumentError: `after` is an id that no point can have.
+        """
+        store = await self._store_with(name)
+        return await store.page(name, limit=limit, after=after)
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         """Remove points and return how many there were."""

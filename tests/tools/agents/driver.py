@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import mimetypes
 import sys
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -143,6 +145,7 @@ class FakeDeck:
 
     def __init__(self, uploads: dict[str, str] | None = None, page: int = 1 << 20) -> None:
         self.uploads = uploads or {}
+        self.files: dict[str, bytes] = {}  # uploads that are no text
         self.memory: dict[tuple[str, str], Any] = {}
         self.points: dict[str, Message] = {}
         self.page = page  # bytes of one read
@@ -150,6 +153,7 @@ class FakeDeck:
     async def __call__(self, tool: str, arguments: dict[str, Any]) -> Any:
         match tool, arguments.get("action"):
             case "uploads", "read":
+                assert arguments["encoding"] == "base64"
                 return self._read(arguments["key"], arguments["offset"])
             case "memory_usage", "store":
                 assert len(json.dumps(arguments["value"], ensure_ascii=False).encode()) <= 1 << 20
@@ -170,11 +174,11 @@ class FakeDeck:
                 raise RefusalError(f"unexpected {tool} {arguments}")
 
     def _read(self, key: str, offset: int) -> Message:
-        if key not in self.uploads:
+        if key not in {*self.uploads, *self.files}:
             raise RefusalError(f"no upload {key!r}")
-        data = self.uploads[key].encode()
-        end = min(len(data), offset + self.page)
-        while end < len(data) and data[end] & 0xC0 == 0x80:  # never within a character
-            end -= 1
-        page: Message = {"size": len(data), "offset": offset, "content": data[offset:end].decode()}
+        data = self.files[key] if key in self.files else self.uploads[key].encode()
+        part = data[offset : offset + self.page]
+        kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
+        page: Message = {"size": len(data), "type": kind, "offset": offset, "content": b64encode(part).decode()}
+        end = offset + len(part)
         return page if end == len(data) else {**page, "nextOffset": end}

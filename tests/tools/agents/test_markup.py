@@ -275,7 +275,7 @@ def test_any_text_is_read_and_every_line_number_is_in_it(text: str, name: str) -
     for part in (*found.headings, *found.paragraphs, *found.code, *found.links, *found.problems):
         assert 1 <= part.line <= last + 1
     assert all(paragraph.text.strip() for paragraph in found.paragraphs)
-    document = Document("n", None, "t", text, found)
+    document = Document("n", None, "t", text, found, found.format)
     for sentence in document.sentences():
         assert 1 <= sentence.line <= last
         assert "\n" not in sentence.text
@@ -289,7 +289,7 @@ def test_any_text_is_read_and_every_line_number_is_in_it(text: str, name: str) -
 @given(st.lists(st.text("abc de.\n", min_size=1, max_size=900), min_size=1, max_size=8))
 def test_chunks_lose_no_word(paragraphs: list[str]) -> None:
     text = "\n\n".join(paragraphs)
-    document = Document("n", None, "t", text, parse(text))
+    document = Document("n", None, "t", text, parse(text), "markdown")
     found = [chunk for _, chunk in chunks(document)]
     letters = "".join(char for char in text if char.isalnum())
     assert "".join(char for chunk in found for char in chunk if char.isalnum()) == letters

@@ -10,73 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarterdeck.storage.errors import DeckError
-from quarterdeck.storage.lazy import OnFirstUse
-from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
-from quarterdeck.storage.vectors.faiss import FaissVectorStore
-from quarterdeck.tools.agents.builtin.findings import ATTEMPTS, merge
+from quarterdeck.tools.agents.builtin.entries import ATTEMPTS
+from quarterdeck.tools.agents.builtin.findings import merge
 from quarterdeck.tools.agents.builtin.retrieval import fuse
-from quarterdeck.tools.contract import DeckTool
-from quarterdeck.tools.memory.service import MemoryService
-from quarterdeck.tools.memory.tool import memory_tools
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
-from quarterdeck.tools.vectors.service import VectorService
-from quarterdeck.tools.vectors.tool import vector_tools
-from tests.clock import ManualClock
 
-from .driver import Driver, FakeDeck, RefusalError
-
-
-class NoClient:
-    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        pass
-
-
-class RealTools:
-    """Serves a worker's calls with the deck's own tools; `before` can get in between."""
-
-    def __init__(self, tools: list[DeckTool]) -> None:
-        self._tools = {tool.name: tool for tool in tools}
-        self.uploads = FakeDeck()
-        self.interfere = 0  # stores that somebody else gets ahead of
-
-    async def __call__(self, tool: str, arguments: dict[str, Any]) -> Any:
-        if tool == "uploads":
-            return await self.uploads(tool, arguments)
-        if tool == "memory_usage" and arguments["action"] == "store" and self.interfere:
-            self.interfere -= 1
-            current = await self.memory("retrieve", arguments["namespace"], arguments["key"])
-            rival: dict[str, Any] = {"finding": "x", "topic": "general", "foundBy": ["Rival"], "evidence": []}
-            value = {"times": 0, **(current["value"] or rival)}
-            value["times"] += 1
-            await self.memory("store", arguments["namespace"], arguments["key"], value=value)
-        try:
-            return await self._tools[tool].answer(arguments, NoClient())
-        except DeckError as exc:
-            raise RefusalError(exc.message) from None
-
-    async def memory(self, action: str, namespace: str, key: str, **more: Any) -> Any:
-        arguments = {"action": action, "namespace": namespace, "key": key, **more}
-        return await self._tools["memory_usage"].answer(arguments, NoClient())
+from .driver import Driver
+from .real_tools import RealTools, real_tools
 
 
 @pytest.fixture
 async def tools(tmp_path: Path) -> AsyncIterator[RealTools]:
-    clock = ManualClock()
-    memory = SqliteMemoryStore(tmp_path / "memory.db")
-    vectors = await FaissVectorStore.open(tmp_path / "vectors.db", clock)
-
-    async def open_vectors() -> FaissVectorStore:
-        return vectors
-
-    async def open_embedder() -> Embedder:
-        return LexicalEmbedder()
-
-    service = VectorService(OnFirstUse(open_vectors), OnFirstUse(open_embedder), clock)
-    yield RealTools([*memory_tools(MemoryService(memory, clock, 3600, 3600)), *vector_tools(service)])
-    await memory.close()
-    await vectors.close()
+    async with real_tools(tmp_path) as tools:
+        yield tools
 
 
 @pytest.fixture
@@ -181,15 +126,31 @@ async def test_findings_are_stored_once_and_confirmed_by_others(tools: RealTools
     assert await coordinator.refuse("42 ...") == "finding_storage needs a finding with words in it"
 
 
+def add_rival(tools: RealTools, times: int) -> None:
+    """Let somebody else get ahead of the next stores."""
+
+    async def interfere(tool: str, arguments: dict[str, Any]) -> None:
+        nonlocal times
+        if tool == "memory_usage" and arguments["action"] == "store" and times:
+            times -= 1
+            current = await tools.memory("retrieve", arguments["namespace"], arguments["key"])
+            rival: dict[str, Any] = {"finding": "x", "topic": "general", "foundBy": ["Rival"], "evidence": []}
+            value = {"times": 0, **(current["value"] or rival)}
+            value["times"] += 1
+            await tools.memory("store", arguments["namespace"], arguments["key"], value=value)
+
+    tools.before = interfere
+
+
 async def test_no_confirmation_is_lost_when_writers_collide(tools: RealTools, coordinator: Driver) -> None:
-    tools.interfere = 3
+    add_rival(tools, 3)
     stored = await coordinator.run("Contended finding.")
     assert stored["foundBy"] == ["Rival", "Ada"]
     value = (await tools.memory("retrieve", "findings", stored["key"]))["value"]
     assert (value["times"], stored["version"]) == (3, 4)
-    tools.interfere = ATTEMPTS
+    add_rival(tools, ATTEMPTS)
     assert f"changed {ATTEMPTS} times" in await coordinator.refuse("Another contended finding.")
-    tools.interfere = 0
+    add_rival(tools, 0)
     assert "namespace" in await coordinator.refuse(
         {"do": "conflict_resolution", "namespace": "", "key": "k", "base": {}, "value": {}}
     )

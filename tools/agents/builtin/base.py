@@ -42,6 +42,17 @@ class Field:
         self.accepts = _KINDS[kind]
 
 
+class Choice(Field):
+    """A field that takes one of a few texts."""
+
+    __slots__ = ()
+
+    def __init__(self, *choices: str, needed: bool = False) -> None:
+        super().__init__("text", needed)
+        self.kind = f"one of {' | '.join(choices)}"
+        self.accepts = choices.__contains__
+
+
 class Capability:
     """A function that does the work, and the fields that it takes."""
 

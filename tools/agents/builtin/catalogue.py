@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from .base import AgentType, Capability, CrewMember, Field
+from .base import AgentType, Capability, Choice, CrewMember, Field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,23 @@ _SOURCE = {
 }
 _QUERY = {"query": Field("text", needed=True), "limit": Field("number from 1")}
 _SEARCH = {**_QUERY, "collection": Field("text")}
+_WINDOW = {"hours": Field("number from 1")}
+_STORES = {"namespaces": Field("list of texts"), "collections": Field("list of texts")}
+_MERGE = {
+    "key": Field("text", needed=True),
+    "base": Field("object", needed=True),
+    "value": Field("object", needed=True),
+    "namespace": Field("text"),
+    "prefer": Field("text"),
+}
+
+_CLUSTERED = {"collection": Field("text"), "k": Field("number from 1")}
 
 _DOCUMENTS = frozenset({"documents"})
 _FINDINGS = frozenset({"findings"})
+_DECISIONS = frozenset({"decisions"})
+_SYNC = frozenset({"sync"})  # what two stores had in common
+_ANALYTICS = frozenset({"analytics"})  # hourly samples of how much is kept
 
 _TYPES = (
     AgentType(
@@ -100,32 +114,122 @@ _TYPES = (
                 {"finding": Field("text", needed=True), "topic": Field("text"), "evidence": Field("text")},
             ),
             "experience_retrieval": Capability("findings.experience_retrieval", {**_QUERY, "topic": Field("text")}),
-            "conflict_resolution": Capability(
-                "findings.conflict_resolution",
-                {
-                    "key": Field("text", needed=True),
-                    "base": Field("object", needed=True),
-                    "value": Field("object", needed=True),
-                    "namespace": Field("text"),
-                    "prefer": Field("text"),
-                },
-            ),
+            "conflict_resolution": Capability("findings.conflict_resolution", _MERGE),
             "cross_agent_learning": Capability("findings.cross_agent_learning", {"topic": Field("text")}),
         },
         owns=_FINDINGS,
         priority="high",
         plain="finding",
     ),
+    AgentType(
+        "pattern_discovery",
+        "qdrant_pattern_agent",
+        "Clusters of a vector collection, what their points share, text templates, and what does not fit in.",
+        {
+            "pattern_extraction": Capability("patterns.pattern_extraction", _CLUSTERED),
+            "clustering_analysis": Capability("patterns.clustering_analysis", _CLUSTERED),
+            "template_generation": Capability("patterns.template_generation", _CLUSTERED),
+            "anti_pattern_detection": Capability(
+                "patterns.anti_pattern_detection",
+                {**_CLUSTERED, "neighbours": Field("number from 1"), "limit": Field("number from 1")},
+            ),
+        },
+        owns=frozenset({"patterns"}),
+        plain="collection",
+    ),
+    AgentType(
+        "decision_tracker",
+        "qdrant_decision_agent",
+        "Keeps decisions and what they rest on; shows what a change would touch and where they contradict.",
+        {
+            "decision_storage": Capability(
+                "decisions.decision_storage",
+                {
+                    "decision": Field("text"),
+                    "title": Field("text"),
+                    "subject": Field("text"),
+                    "choice": Field("text"),
+                    "rationale": Field("text"),
+                    "alternatives": Field("list of texts"),
+                    "status": Choice("proposed", "accepted", "rejected", "deprecated", "superseded"),
+                    "dependsOn": Field("list of texts"),
+                    "tags": Field("list of texts"),
+                    "version": Field("number from 1"),
+                },
+            ),
+            "impact_analysis": Capability("decisions.impact_analysis", {"decision": Field("text", needed=True)}),
+            "consistency_validation": Capability("decisions.consistency_validation", {}),
+            "dependency_tracking": Capability(
+                "decisions.dependency_tracking",
+                {
+                    "action": Choice("add", "remove", "list", "order"),
+                    "decision": Field("text"),
+                    "dependsOn": Field("list of texts"),
+                },
+            ),
+        },
+        owns=_DECISIONS,
+        plain="title",
+    ),
+    AgentType(
+        "synchronization",
+        "qdrant_sync_agent",
+        "Makes two stores equal, merges conflicts, commits exports to git, takes and restores snapshots.",
+        {
+            "bidirectional_sync": Capability(
+                "sync.bidirectional_sync",
+                {
+                    "left": Field("text", needed=True),
+                    "right": Field("text", needed=True),
+                    "rule": Choice("newer", "left", "right", "report"),
+                    "kind": Choice("memory", "vectors"),
+                },
+            ),
+            "conflict_resolution": Capability(
+                "findings.conflict_resolution", {**_MERGE, "namespace": Field("text", needed=True)}
+            ),
+            "git_integration": Capability("repository.git_integration", {**_STORES, "message": Field("text")}),
+            "disaster_recovery": Capability(
+                "snapshots.disaster_recovery",
+                {**_STORES, "action": Choice("snapshot", "restore", "list"), "name": Field("text")},
+            ),
+        },
+        owns=_SYNC,
+        priority="low",
+    ),
+    AgentType(
+        "analytics",
+        "qdrant_analytics_agent",
+        "Performance, usage and cost of agents and queries from their records, and what to do about them.",
+        {
+            "performance_monitoring": Capability("analytics.performance_monitoring", _WINDOW),
+            "usage_analytics": Capability("usage.usage_analytics", _WINDOW),
+            "cost_tracking": Capability("analytics.cost_tracking", _WINDOW),
+            "optimization_recommendations": Capability("advice.optimization_recommendations", _WINDOW),
+        },
+        owns=_ANALYTICS,
+        priority="low",
+    ),
 )
 
 TYPES: Mapping[str, AgentType] = MappingProxyType({agent_type.name: agent_type for agent_type in _TYPES})
 
+_CREWS = {
+    "documents": ("researcher", "coder", "tester", "reviewer", "system-architect"),
+    "qdrant": (
+        "query_specialist",
+        "memory_coordinator",
+        "pattern_discovery",
+        "decision_tracker",
+        "synchronization",
+        "analytics",
+    ),
+}
+
 CREWS: Mapping[str, tuple[CrewMember, ...]] = MappingProxyType(
     {
-        "documents": tuple(
-            CrewMember(name, TYPES[name].title, TYPES[name].priority)
-            for name in ("researcher", "coder", "tester", "reviewer", "system-architect")
-        )
+        crew: tuple(CrewMember(name, TYPES[name].title, TYPES[name].priority) for name in members)
+        for crew, members in _CREWS.items()
     }
 )
-"""Crew -> its members. A crew is here once all its types are built."""
+"""Crew -> its members."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from ..worker.task import CallError, PromptError, Task
+from ..worker.task import PromptError, Task
+from .entries import entries, retrieve, update
 from .retrieval import collections, fuse, search
 from .words import words
 
 NAMESPACE = "findings"  # of memory, and the vector collection
 TOPIC = "general"
 LIMIT = 10
-ATTEMPTS = 20  # at writing an entry that others keep changing
-PAGE = 200
 
 Value = dict[str, Any]
 
@@ -29,7 +27,7 @@ def finding_storage(task: Task) -> Value:
     digest = hashlib.sha256(" ".join(finding.lower().split()).encode("utf-8", "replace")).hexdigest()[:16]
     key = f"{topic}/{digest}"
 
-    def add(current: Any) -> Value:
+    def add(current: Any, _version: int) -> Value:
         known = _finding(current) or {"finding": finding, "topic": topic, "foundBy": [], "evidence": []}
         return {
             **known,
@@ -37,7 +35,7 @@ def finding_storage(task: Task) -> Value:
             "evidence": _with(known["evidence"], prompt.get("evidence")),
         }
 
-    written = _update(task, NAMESPACE, key, add)
+    written = update(task, NAMESPACE, key, add)
     payload = {"key": key, "topic": topic, "text": finding}
     task.call("vector_upsert", collection=NAMESPACE, points=[{"id": key, "text": finding, "payload": payload}])
     found_by = written.value["foundBy"]
@@ -51,35 +49,6 @@ def _finding(value: Any) -> Value | None:
 
 def _with(known: list[str], added: str | None) -> list[str]:
     return known if added is None or added in known else [*known, added]
-
-
-class Written(NamedTuple):
-    before: Any  # None: there was no entry
-    value: Value
-    version: int
-
-
-def _update(task: Task, namespace: str, key: str, change: Callable[[Any], Value]) -> Written:
-    """Compare-and-set until it succeeds: nobody's update is lost."""
-    for _ in range(ATTEMPTS):
-        before, seen = _retrieve(task, namespace, key)
-        value = change(before)
-        try:
-            stored = task.call(
-                "memory_usage", action="store", namespace=namespace, key=key, value=value, ifVersion=seen
-            )
-        except CallError:
-            if _retrieve(task, namespace, key)[1] == seen:
-                raise  # refused for another reason than a newer version
-        else:
-            return Written(before, value, stored["version"])
-    raise CallError(f"{key} changed {ATTEMPTS} times while it was being updated; try again")
-
-
-def _retrieve(task: Task, namespace: str, key: str) -> tuple[Any, int]:
-    """The value and version of an entry; None and 0 where there is none."""
-    entry = task.call("memory_usage", action="retrieve", namespace=namespace, key=key)
-    return (entry["value"], entry["version"]) if entry["found"] else (None, 0)
 
 
 def experience_retrieval(task: Task) -> Value:
@@ -96,7 +65,7 @@ def experience_retrieval(task: Task) -> Value:
         scores[hit["id"]] = scores.get(hit["id"], 0.0) + hit["fusedScore"]
     found: list[Value] = []
     for key in sorted(scores, key=lambda key: (-scores[key], key)):
-        value, version = _retrieve(task, NAMESPACE, key)
+        value, version = retrieve(task, NAMESPACE, key)
         finding = _finding(value)  # None also where the entry has expired but not its vector
         if finding is not None and topic in (None, finding["topic"]):
             found.append({"key": key, "score": round(scores[key], 6), "version": version, **finding})
@@ -117,13 +86,13 @@ def conflict_resolution(task: Task) -> Value:
     base, ours = prompt["base"], prompt["value"]
     conflicts: list[Value] = []
 
-    def resolve(theirs: Any) -> Value:
+    def resolve(theirs: Any, _version: int) -> Value:
         if theirs is not None and not isinstance(theirs, dict):
             raise PromptError(f"conflict_resolution merges objects; {prompt['key']} holds something else")
         merged, conflicts[:] = merge(base, ours, base if theirs is None else cast("Value", theirs), prefer == "ours")
         return merged
 
-    written = _update(task, prompt.get("namespace", NAMESPACE), prompt["key"], resolve)
+    written = update(task, prompt.get("namespace", NAMESPACE), prompt["key"], resolve)
     return {"key": prompt["key"], "version": written.version, "value": written.value, "conflicts": conflicts}
 
 
@@ -156,17 +125,12 @@ def cross_agent_learning(task: Task) -> Value:
     """
     prefix = f"{task.prompt['topic']}/" if "topic" in task.prompt else None
     topics: dict[str, Value] = {}
-    total, cursor = 0, None
-    while True:
-        page = task.call("memory_usage", action="list", namespace=NAMESPACE, prefix=prefix, limit=PAGE, cursor=cursor)
-        for entry in page["entries"]:
-            if (finding := _finding(entry.get("value"))) is not None:
-                _count(topics, entry["key"], finding)
-                total += 1
-        cursor = page.get("nextCursor")
-        task.progress(total, total if cursor is None else total + PAGE, "reading findings")
-        if cursor is None:
-            return {"findings": total, "topics": topics}
+    total = 0
+    for entry in entries(task, NAMESPACE, prefix):
+        if (finding := _finding(entry["value"])) is not None:
+            _count(topics, entry["key"], finding)
+            total += 1
+    return {"findings": total, "topics": topics}
 
 
 def _count(topics: dict[str, Value], key: str, value: Value) -> None:

@@ -12,14 +12,15 @@ _RST_SIGNS = re.compile(r"^\.\. [\w|-][^\n]{0,200}::|`__?(?!\w)|::$|^([=~^*\"+#-
 _MARKDOWN_SIGNS = re.compile(r"^#{1,6} |^ {0,3}(?:```|~~~)|\]\(|\]: http", re.M)
 
 
-def parse(text: str, name: str = "") -> Markup:
+def parse(text: str, name: str = "", known_format: str | None = None) -> Markup:
     """Parse a document in Markdown, reStructuredText or plain text; a package's METADATA header is understood.
 
-    The format is what the METADATA says, else what the ending of `name` says, else what the text looks like.
+    Where the format is not known, it is what the METADATA says, else what the ending of `name` says, else what the
+    text looks like.
     """
     lines = lines_of(text)
     header, body = _read_header(lines)
-    body_format = _declared_format(header, name) or _guess_format("\n".join(lines[body:]))
+    body_format = known_format or _declared_format(header, name) or _guess_format("\n".join(lines[body:]))
     document = Markup(body_format)
     for line, (key, value) in enumerate(header, start=1):
         if url := URL.search(value):

@@ -61,8 +61,8 @@ def _prose(document: Document) -> str:
 def index_document(task: Task) -> Result:
     """Put the documents' text, in chunks of whole paragraphs, into the vector collection `documents`.
 
-    A point's id is `{document}#{chunk}` and its payload {document, upload, chunk, line, title, text}; indexing a
-    document again replaces its points.
+    A point's id is `{document}#{chunk}` and its payload {document, upload, chunk, line, title, text} and, for a PDF,
+    page; indexing a document again replaces its points.
     """
     documents = read_documents(task)
     indexed: list[Result] = []
@@ -82,7 +82,7 @@ def index_document(task: Task) -> Result:
 
 def _points(document: Document) -> Iterator[dict[str, Any]]:
     for number, (line, text) in enumerate(chunks(document)):
-        payload = {
+        payload: dict[str, Any] = {
             "document": document.name,
             "upload": document.upload,
             "chunk": number,
@@ -90,6 +90,8 @@ def _points(document: Document) -> Iterator[dict[str, Any]]:
             "title": document.title,
             "text": text,
         }
+        if (page := document.page(line)) is not None:
+            payload["page"] = page
         yield {"id": f"{document.name}#{number}", "text": text, "payload": payload}
 
 

@@ -89,11 +89,13 @@ class Task:
             raise Cancelled
 
     def call(self, tool: str, **arguments: Any) -> Any:
-        """Call a tool of the deck and wait for its structured answer; an argument that is None is left out.
+        """Call a tool of the deck and wait for its structured answer.
+
+        An argument that is None is left out, but for `value`: what is to be stored may be null.
 
         Raises:
             CallError: the deck refused.
             Cancelled: the task was cancelled, before or while the deck worked on it.
         """
         self.check()
-        return self._call(tool, {name: value for name, value in arguments.items() if value is not None})
+        return self._call(tool, {k: v for k, v in arguments.items() if v is not None or k == "value"})

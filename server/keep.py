@@ -1,0 +1,101 @@
+"""`quarterdeck memory export|import`: memory as JSON lines, beside servers that run or without any."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from quarterdeck.storage.clock import SystemClock
+from quarterdeck.storage.errors import InvalidArgumentError, StorageError
+from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.tools.memory.service import MemoryService
+from quarterdeck.tools.memory.transfer import export_lines, import_lines
+
+from .config import Settings
+from .deck import memory_service, open_memory_store, prepare_data_dir
+from .directory_lock import shared
+
+PROGRESS_EVERY = 10_000  # entries
+
+
+async def export_memory(settings: Settings, target: Path | None, namespace: str | None) -> str:
+    """Write live entries to `target` (mode 0600, complete or not at all) or to stdout; returns what to tell the user.
+
+    Raises:
+        DeckError: memory or the file cannot be used.
+    """
+    count = 0
+    async with _memory(settings) as memory:
+        with _output(target) as output:
+            async for line in export_lines(memory, namespace):
+                output.write(line.encode())
+                count += 1
+                _tell_progress(count, "exported")
+    return f"{count} entries exported"
+
+
+async def import_memory(settings: Settings, source: Path | None) -> str:
+    """Read entries from `source` or from stdin; returns what to tell the user.
+
+    Raises:
+        DeckError: memory or the file cannot be used, or a line is no entry.
+    """
+    async with _memory(settings) as memory:
+        with _input(source) as lines:
+            imported = await import_lines(memory, lines, lambda count: _tell_progress(count, "read"))
+    return f"{imported.written} entries imported, {imported.unchanged} unchanged (as new here, or expired)"
+
+
+@asynccontextmanager
+async def _memory(settings: Settings) -> AsyncGenerator[MemoryService]:
+    data_dir = prepare_data_dir(settings.data_dir)
+    with shared(data_dir):
+        store = OnFirstUse(lambda: open_memory_store(settings.memory_url, data_dir, settings.durability))
+        opened = await store()
+        try:
+            yield memory_service(settings, store, SystemClock())
+        finally:
+            await opened.close()
+
+
+def _tell_progress(count: int, what: str) -> None:
+    if count % PROGRESS_EVERY == 0:
+        print(f"{count} entries {what} …", file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def _output(target: Path | None) -> Generator[BinaryIO]:
+    if target is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except OSError as exc:
+        raise StorageError(f"cannot write {target}: {exc.strerror or exc}") from exc
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _input(source: Path | None) -> Generator[BinaryIO]:
+    if source is None:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = source.open("rb")
+    except OSError as exc:
+        raise InvalidArgumentError(f"cannot read {source}: {exc.strerror or exc}") from exc
+    with file:
+        yield file

@@ -1,0 +1,266 @@
+"""`quarterdeck memory export|import` and `backup|restore`, as processes beside real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quarterdeck.server.client import DeckClient, ToolRefusedError
+from tests.servers.postgres import PostgresServer
+from tests.until import until
+
+
+async def run(
+    data_dir: Path, *arguments: str | Path, given: bytes = b"", environment: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "quarterdeck.server", *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE,
+        env={**os.environ, "QUARTERDECK_DATA_DIR": str(data_dir), **(environment or {})},
+    )  # fmt: skip
+    out, err = await process.communicate(given)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def listed(deck: DeckClient, namespace: str = "default") -> list[dict[str, Any]]:
+    """All entries of a namespace, without what differs between two decks."""
+    entries = (await deck.call("memory_usage", action="list", namespace=namespace, limit=500))["entries"]
+    assert len(entries) < 500
+    return entries
+
+
+async def test_memory_moves_to_another_deck_with_versions_and_times(tmp_path: Path) -> None:
+    async with DeckClient(tmp_path / "a") as a, DeckClient(tmp_path / "b") as b:
+        for value in ("first", {"é": [1, None, "\u2028"]}):
+            await a.call("memory_usage", action="store", key="k/1", value=value, ttl=3600)
+        await a.call("memory_usage", action="store", key="null", value="null", ttl=0)
+        await a.call("memory_usage", action="store", namespace="other", key="k", value=None)
+        await a.call("memory_usage", action="store", key="gone", value=1)
+        await a.call("memory_usage", action="delete", key="gone")
+
+        code, exported, told = await run(tmp_path / "a", "memory", "export")
+        assert (code, told) == (0, "3 entries exported\n")
+        lines = [json.loads(line) for line in exported.split("\n")[:-1]]
+        assert [(line["namespace"], line["key"], line["version"]) for line in lines] == [
+            ("default", "k/1", 2),
+            ("default", "null", 1),
+            ("other", "k", 1),
+        ]
+        assert lines[1]["expiresAt"] is None
+
+        code, _, told = await run(tmp_path / "b", "memory", "import", given=exported.encode())
+        assert (code, told) == (0, "3 entries imported, 0 unchanged (as new here, or expired)\n")
+        assert await listed(b) == await listed(a)
+        assert await listed(b, "other") == await listed(a, "other")
+        found = await b.call("memory_usage", action="search", query="first")
+        assert found["count"] == 0  # what was replaced is not exported
+
+        code, _, told = await run(tmp_path / "b", "memory", "import", given=exported.encode())
+        assert (code, told) == (0, "0 entries imported, 3 unchanged (as new here, or expired)\n")
+        assert await listed(b) == await listed(a)
+
+
+async def test_what_is_newer_here_survives_an_import(tmp_path: Path) -> None:
+    file = tmp_path / "memory.jsonl"
+    async with DeckClient(tmp_path / "a") as deck:
+        await deck.call("memory_usage", action="store", key="changed", value="old")
+        await deck.call("memory_usage", action="store", key="deleted", value="old")
+        assert (await run(tmp_path / "a", "memory", "export", file))[0] == 0
+        assert file.stat().st_mode & 0o777 == 0o600
+        await deck.call("memory_usage", action="store", key="changed", value="new")
+        await deck.call("memory_usage", action="delete", key="deleted")
+        _, _, told = await run(tmp_path / "a", "memory", "import", file)
+        assert told.startswith("1 entries imported, 1 unchanged")
+        values = {entry["key"]: entry["value"] for entry in await listed(deck)}
+        assert values == {"changed": "new", "deleted": "old"}
+
+
+async def test_one_namespace_goes_to_a_memory_server(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    url = {"QUARTERDECK_MEMORY_URL": await postgres_server.new_database()}
+    async with DeckClient(tmp_path / "a") as a:
+        for number in range(150):
+            await a.call("memory_usage", action="store", namespace="n", key=f"{number:03}", value=number)
+        await a.call("memory_usage", action="store", key="not this", value=1)
+        _, exported, _ = await run(tmp_path / "a", "memory", "export", "--namespace", "n")
+        _, _, told = await run(tmp_path / "b", "memory", "import", given=exported.encode(), environment=url)
+        assert told.startswith("150 entries imported")
+        async with DeckClient(tmp_path / "b", environment=url) as b:
+            assert await listed(b, "n") == await listed(a, "n")
+            assert await listed(b) == []
+
+
+GOOD = (
+    b'{"namespace":"n","key":"%d","value":1,"version":1,"expiresAt":null,'
+    b'"createdAt":"2026-01-01T00:00:00Z","updatedAt":"2026-01-01T00:00:00Z"}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b"no json", "line 3: not a JSON object"),
+        (b"\xff\xfe", "line 3: not a JSON object"),
+        (b"[1]", "line 3: entry: "),
+        (b"[" * 100_000, "line 3: not a JSON object"),
+        (GOOD.replace(b'"version":1', b'"version":0'), "line 3: entry: version"),
+        (GOOD.replace(b'"version":1', b'"version":true'), "line 3: entry: version"),
+        (GOOD.replace(b'"value":1', b'"value":NaN'), "line 3: value"),
+        (GOOD.replace(b'"value":1', b'"worth":1'), "unknown argument 'worth'"),
+        (GOOD.replace(b'"key":"%d"', b'"key":""'), "line 3: key: must be 1 to 512"),
+        (GOOD.replace(b"2026-01-01T00:00:00Z", b"yesterday"), "line 3: entry: createdAt"),
+    ],
+)
+async def test_a_bad_line_is_named_and_the_lines_before_it_are_kept(tmp_path: Path, line: bytes, told: str) -> None:
+    lines = GOOD % 1 + b"\n" + line + b"\n" + GOOD % 2
+    code, _, error = await run(tmp_path, "memory", "import", given=lines)
+    assert code == 2
+    assert error.startswith("quarterdeck: ")
+    assert told in error
+    assert "Traceback" not in error
+    code, exported, _ = await run(tmp_path, "memory", "export")
+    assert [json.loads(kept)["key"] for kept in exported.splitlines()] == ["1"]
+
+
+async def test_an_export_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    code, _, told = await run(tmp_path / "a", "memory", "export", tmp_path / "no" / "file")
+    assert code == 2
+    assert told == f"quarterdeck: cannot write {tmp_path}/no/file: No such file or directory\n"
+
+
+async def test_a_backup_beside_writers_is_of_one_moment(tmp_path: Path) -> None:
+    acknowledged = 0
+
+    async def write(deck: DeckClient) -> None:
+        nonlocal acknowledged
+        for number in range(100_000):
+            await deck.call("memory_usage", action="store", key=f"{number:06}", value="v" * 2_000)
+            acknowledged = number
+
+    async with DeckClient(tmp_path / "a") as deck:
+        await deck.call("upload", files=[{"name": "file.txt", "content": "some text"}])
+        await deck.call("vector_upsert", collection="c", points=[{"id": "p", "vector": [1.0, 2.0]}])
+        writer = asyncio.create_task(write(deck))
+        await until(lambda: acknowledged > 300)
+        before = acknowledged
+        code, _, told = await run(tmp_path / "a", "backup", tmp_path / "copy")
+        after = acknowledged
+        writer.cancel()
+        assert code == 0, told
+        assert "backed up to" in told
+        await asyncio.gather(writer, return_exceptions=True)
+
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "copy").rglob("*")} == {0}
+    code, _, told = await run(tmp_path / "b", "restore", tmp_path / "copy")
+    assert code == 0, told
+    assert "what was there" not in told
+    with sqlite3.connect(tmp_path / "b" / "memory.db") as connection:
+        rows = connection.execute("SELECT key FROM entries WHERE namespace = 'default' ORDER BY key").fetchall()
+    connection.close()
+    assert before < len(rows) <= after + 2
+    assert rows == [(f"{number:06}",) for number in range(len(rows))]  # no later write without the earlier ones
+    async with DeckClient(tmp_path / "b") as restored:
+        found = await restored.call("vector_search", collection="c", vector=[1.0, 2.0])
+        assert [hit["id"] for hit in found["results"][0]] == ["p"]
+        [upload] = (await restored.call("uploads", action="list"))["uploads"]
+        assert (await restored.call("uploads", action="read", key=upload["key"]))["content"] == "some text"
+
+
+async def test_a_restore_moves_aside_what_was_there(tmp_path: Path) -> None:
+    memory = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/elsewhere.db"}
+    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+        await deck.call("memory_usage", action="store", key="k", value="backed up")
+        await deck.call("upload", files=[{"name": "first.txt", "content": "1"}])
+    assert (await run(tmp_path / "a", "backup", tmp_path / "copy", environment=memory))[0] == 0
+    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+        await deck.call("memory_usage", action="store", key="k", value="later")
+        await deck.call("upload", files=[{"name": "second.txt", "content": "2"}])
+        code, _, told = await run(tmp_path / "a", "restore", tmp_path / "copy", environment=memory)
+        assert code == 2
+        assert "is in use: close the clients" in told
+        assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "later"
+    code, _, told = await run(tmp_path / "a", "restore", tmp_path / "copy", environment=memory)
+    assert code == 0, told
+    [aside] = (tmp_path / "a").glob("replaced-*")
+    assert told.endswith(f"; what was there is in {aside}\n")
+    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+        assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "backed up"
+        assert len((await deck.call("uploads", action="list"))["uploads"]) == 1
+    with sqlite3.connect(aside / "memory.db") as connection:
+        assert connection.execute("SELECT value FROM entries WHERE key = 'k'").fetchall() == [('"later"',)]
+    connection.close()
+    assert len(list((aside / "objects").glob("uploads*"))) == 2
+
+
+async def test_a_damaged_backup_restores_nothing(tmp_path: Path) -> None:
+    async with DeckClient(tmp_path / "a") as deck:
+        await deck.call("memory_usage", action="store", key="k", value="kept")
+        assert (await run(tmp_path / "a", "backup", tmp_path / "copy"))[0] == 0
+        assert "exists" in (await run(tmp_path / "a", "backup", tmp_path / "copy"))[2]
+        assert "inside of the data directory" in (await run(tmp_path / "a", "backup", tmp_path / "a" / "x"))[2]
+    with (tmp_path / "copy" / "memory.db").open("r+b") as file:
+        file.seek(5_000)
+        file.write(b"x")
+    code, _, told = await run(tmp_path / "a", "restore", tmp_path / "copy")
+    assert code == 2
+    assert "is damaged: memory.db is not as it was backed up; nothing was restored" in told
+    assert "is no backup: manifest.json" in (await run(tmp_path / "a", "restore", tmp_path))[2]
+    manifest = tmp_path / "copy" / "manifest.json"
+    manifest.write_text(json.dumps({"format": 1, "files": {"../a/memory.db": {"bytes": 1, "sha256": ""}}}))
+    assert "is not inside of it" in (await run(tmp_path / "a", "restore", tmp_path / "copy"))[2]
+    async with DeckClient(tmp_path / "a") as deck:
+        assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "kept"
+
+
+async def test_a_backup_says_that_memory_is_elsewhere(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    url = {"QUARTERDECK_MEMORY_URL": await postgres_server.new_database()}
+    async with DeckClient(tmp_path / "a", environment=url) as deck:
+        await deck.call("upload", files=[{"name": "f", "content": "x"}])
+        code, _, told = await run(tmp_path / "a", "backup", tmp_path / "copy", environment=url)
+    assert code == 0
+    assert "memory is not in it: postgresql://" in told
+    assert not (tmp_path / "copy" / "memory.db").exists()
+
+
+async def test_a_namespace_keeps_its_limits_and_says_so(tmp_path: Path) -> None:
+    limits = {
+        "QUARTERDECK_MEMORY_MAX_NAMESPACE_ENTRIES": "3",
+        "QUARTERDECK_MEMORY_MAX_NAMESPACE_BYTES": "100",
+        "QUARTERDECK_MEMORY_MAX_VALUE_BYTES": "60",
+    }
+    async with DeckClient(tmp_path, environment=limits) as deck, DeckClient(tmp_path, environment=limits) as other:
+
+        async def store(by: DeckClient, key: str, value: str, **more: Any) -> str:
+            try:
+                await by.call("memory_usage", action="store", key=key, value=value, **more)
+            except ToolRefusedError as exc:
+                return f"{exc.answer['code']}: {exc.answer['error']}"
+            return "stored"
+
+        assert "limit: value: 61 bytes of JSON, at most 60 (QUARTERDECK_MEMORY_MAX_VALUE_BYTES)" in await store(
+            deck, "k", "x" * 59
+        )
+        outcomes = await asyncio.gather(*(store(deck, f"{number}", "x") for number in range(8)))
+        assert outcomes.count("stored") == 3
+        assert "limit: namespace 'default' holds 3 entries, 1 more would pass its limit of 3" in next(
+            o for o in outcomes if o != "stored"
+        )
+        assert "holds 3 entries" in await store(other, "more", "x")
+        assert await store(other, "more", "x", namespace="another") == "stored"
+        kept = [entry["key"] for entry in await listed(deck)]
+        assert await store(other, kept[0], "x" * 50) == "stored"
+        assert "holds 58 bytes, 47 more would pass its limit of 100" in await store(deck, kept[1], "x" * 48)
+        await deck.call("memory_usage", action="delete", key=kept[0])
+        assert await store(deck, kept[1], "x" * 48) == "stored"
+        assert await store(deck, "new", "y") == "stored"
+        with pytest.raises(ToolRefusedError, match="holds 3 entries"):
+            await deck.call("memory_usage", action="restore", key=kept[0])

@@ -1,0 +1,78 @@
+"""The deck's own memory and vector tools, for the calls of a worker under test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from quarterdeck.storage.errors import DeckError
+from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.vectors.faiss import FaissVectorStore
+from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.memory.service import MemoryService
+from quarterdeck.tools.memory.tool import memory_tools
+from quarterdeck.tools.vectors.embedders.base import Embedder
+from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
+from quarterdeck.tools.vectors.service import VectorService
+from quarterdeck.tools.vectors.tool import vector_tools
+from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
+from tests.clock import ManualClock
+from tests.ready import ready
+
+from .driver import FakeDeck, RefusalError
+
+
+class NoClient:
+    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        pass
+
+
+class RealTools:
+    """Serves a worker's calls with the deck's own tools; `before` can get in between."""
+
+    def __init__(self, tools: list[DeckTool], clock: ManualClock) -> None:
+        self.clock = clock
+        self._tools = {tool.name: tool for tool in tools}
+        self.uploads = FakeDeck()
+        self.before: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None
+
+    async def __call__(self, tool: str, arguments: dict[str, Any]) -> Any:
+        if tool == "uploads":
+            return await self.uploads(tool, arguments)
+        if self.before is not None:
+            await self.before(tool, arguments)
+        try:
+            return await self._tools[tool].answer(arguments, NoClient())
+        except DeckError as exc:
+            raise RefusalError(exc.message) from None
+
+    async def memory(self, action: str, namespace: str, key: str, **more: Any) -> Any:
+        arguments = {"action": action, "namespace": namespace, "key": key, **more}
+        return await self._tools["memory_usage"].answer(arguments, NoClient())
+
+
+@asynccontextmanager
+async def real_tools(folder: Path) -> AsyncGenerator[RealTools]:
+    """Memory and vectors in `folder`, on a clock that stands still."""
+    clock = ManualClock()
+    memory = SqliteMemoryStore(folder / "memory.db")
+    vectors = await FaissVectorStore.open(folder / "vectors.db", clock)
+
+    async def open_vectors() -> FaissVectorStore:
+        return vectors
+
+    async def open_embedder() -> Embedder:
+        return LexicalEmbedder()
+
+    service = VectorService(OnFirstUse(open_vectors), OnFirstUse(open_embedder), clock)
+    try:
+        memory_service = MemoryService(ready(memory), clock, 3600, 3600)
+        yield RealTools(
+            [*memory_tools(memory_service, "sqlite"), *vector_tools(service), *vector_worker_tools(service)], clock
+        )
+    finally:
+        await memory.close()
+        await vectors.close()
