@@ -26,6 +26,7 @@ from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 
 PREFIX = "QUARTERDECK_"
 WEEK = 7 * 24 * 3600
+_BUDGET = "{} that all queries of a server may use from its start to its end; 0: no limit"
 
 
 class SettingsError(DeckError):
@@ -115,6 +116,10 @@ class Settings(BaseSettings):
         description="agent types of [your own](#your-own-agent-types); the variable takes JSON",
     )
     agents_idle_timeout: float = Field(default=900, gt=0, description="seconds after which an agent without work stops")
+    budget_tokens: int = Field(default=0, ge=0, description=_BUDGET.format("tokens"))
+    budget_usd: float = Field(default=0, ge=0, description=_BUDGET.format("US dollars"))
+    budget_wall_seconds: float = Field(default=0, ge=0, description=_BUDGET.format("seconds of work"))
+    budget_output_bytes: int = Field(default=0, ge=0, description=_BUDGET.format("bytes of results"))
     agents_max_alive: int = Field(default=100, ge=1, description="agents alive at once")
     feature_parallel_spawning: bool = Field(
         default=True, validation_alias="FEATURE_PARALLEL_SPAWNING", description="off: agents start one after another"

@@ -27,6 +27,7 @@ from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.storage.sqlite import Durability, open_database
 from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
+from quarterdeck.tools.agents.budget import Ledger
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
@@ -148,6 +149,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.push_async_callback(children.close)
         tracker = Tracker(memory, clock)
         stack.push_async_callback(tracker.close)
+        ledger = Ledger(deck_budget(settings))
         orchestrator = Orchestrator(
             runs=runs,
             tracker=tracker,
@@ -156,13 +158,14 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             types={**TYPES, **{name: described(name) for name in commands}},
             restarted={name for name, kind in commands.items() if kind.restart == "on-failure"},
             call_deck=call_tool,
+            ledger=ledger,
             owner=owner,
             folders=data_dir / "agents",
             parallel=settings.feature_parallel_spawning,
             max_alive=settings.agents_max_alive,
             idle_timeout=settings.agents_idle_timeout,
         )
-        queries = QueryManager(runs=runs, orchestrator=orchestrator, tracker=tracker, clock=clock)
+        queries = QueryManager(runs=runs, orchestrator=orchestrator, tracker=tracker, ledger=ledger, clock=clock)
         stack.push_async_callback(queries.close)
         stack.push_async_callback(orchestrator.close)
         optimizer = Optimizer(queries, clock, enabled=settings.feature_adaptive_opt)
@@ -253,6 +256,17 @@ def prepare_data_dir(path: Path) -> Path:
     except OSError as exc:
         raise StorageError(f"QUARTERDECK_DATA_DIR: cannot use {path}: {exc.strerror or exc}") from exc
     return path
+
+
+def deck_budget(settings: Settings) -> dict[str, float]:
+    """What all queries of a server may use."""
+    limits = {
+        "tokens": settings.budget_tokens,
+        "usd": settings.budget_usd,
+        "wallSeconds": settings.budget_wall_seconds,
+        "outputBytes": settings.budget_output_bytes,
+    }
+    return {kind: limit for kind, limit in limits.items() if limit}
 
 
 def memory_service(settings: Settings, store: OnFirstUse[MemoryStore], clock: Clock) -> MemoryService:

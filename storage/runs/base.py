@@ -48,6 +48,8 @@ class Agent:
     ready_at: int | None = None
     ended_at: int | None = None
     spawn_ms: float | None = None  # from start to ready
+    budget: dict[str, Json] = field(default_factory=dict[str, Json])
+    spent: dict[str, Json] = field(default_factory=dict[str, Json])  # by its ended queries
     error: str | None = None
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.runs.base import Agent, ProcessId
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
+from quarterdeck.tools.agents.budget import Ledger
 from quarterdeck.tools.agents.builtin.base import AgentType, Capability
 from quarterdeck.tools.agents.orchestrator import Orchestrator, SpawnRequest
 from quarterdeck.tools.agents.recovery import Recovery
@@ -139,7 +141,7 @@ class FakeRunner:
 class Bridge:
     """An orchestrator and what it stands on."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, deck_budget: Mapping[str, float] | None = None, **options: Any) -> None:
         self.clock = ManualClock()
         self.runner = FakeRunner()
         self.runs = SqliteRunStore(folder / "runs.db")
@@ -147,6 +149,7 @@ class Bridge:
         self.memory = MemoryService(ready(self._memory_store), self.clock, default_ttl=60, restore_window=0)
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.tracker = Tracker(self.memory, self.clock)
+        self.ledger = Ledger(deck_budget or {})
         self.orchestrator = Orchestrator(
             runs=self.runs,
             tracker=self.tracker,
@@ -154,13 +157,18 @@ class Bridge:
             runner=self.runner,
             types={"worker": WORKER},
             call_deck=self.call,
+            ledger=self.ledger,
             owner=OWNER,
             folders=folder / "agents",
             **options,
         )
         self.recovery = Recovery(self.runs, self.tracker, self.clock)
         self.queries = QueryManager(
-            runs=self.runs, orchestrator=self.orchestrator, tracker=self.tracker, clock=self.clock
+            runs=self.runs,
+            orchestrator=self.orchestrator,
+            tracker=self.tracker,
+            ledger=self.ledger,
+            clock=self.clock,
         )
 
     async def spawn(self, name: str = "w0", **options: Any) -> tuple[Agent, FakeAgent]:

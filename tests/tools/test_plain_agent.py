@@ -43,7 +43,7 @@ async def plain(children: Children, folder: Path, code: str, **limits: Any) -> P
 
 
 def work(prompt: str = "", work_id: str = "q") -> Work:
-    return Work(work_id, prompt, lambda _: None)
+    return Work(work_id, prompt, lambda _: None, lambda _: None)
 
 
 async def test_a_long_prompt_comes_back_whole_and_may_be_ignored(children: Children, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def worker(code: str, **options: Any) -> CommandType:
 
 
 def work(prompt: str, on_progress: Callable[[dict[str, Any]], None] = lambda _: None) -> Work:
-    return Work("q", prompt, on_progress)
+    return Work("q", prompt, on_progress, lambda _: None)
 
 
 async def test_a_worker_works_reports_and_stores_through_the_deck(agent: ProcessAgent, deck: Deck) -> None:

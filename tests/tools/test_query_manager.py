@@ -100,7 +100,7 @@ async def test_the_death_of_an_agent_fails_its_queries(bridge: Bridge) -> None:
     fake.die("killed by somebody")
     rows = await finished(bridge, "q", "queued")
     assert [row.status for row in rows] == ["failed", "failed"]
-    assert rows[0].usage == {"cpuSeconds": None, "memoryBytes": None, "tokens": None, "usd": None}
+    assert rows[0].usage == dict.fromkeys(("cpuSeconds", "memoryBytes", "tokens", "usd", "outputBytes"))
     assert "killed by somebody" in str(rows[0].error)
     assert rows[1].started_at is None
 

@@ -140,7 +140,7 @@ async def test_a_killed_supervisor_takes_everything_along_and_the_next_start_wor
     assert (await child.exited).code is None
     assert await agent.wait() == "the worker was ended with its supervisor"
     with pytest.raises(AgentDiedError):
-        await agent.run(Work("q", "x", lambda _: None))
+        await agent.run(Work("q", "x", lambda _: None, lambda _: None))
     again = await ProcessRunner(supervisor).start(SPEC, no_calls)
     assert not any(map(is_alive, members))
     await again.end(grace=1)

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 
 from quarterdeck.storage.clock import Clock
-from quarterdeck.storage.errors import ConflictError, DeckError, NotFoundError
+from quarterdeck.storage.errors import ConflictError, DeckError, LimitError, NotFoundError
 from quarterdeck.storage.runs.base import (
     LIVE_AGENT,
     Agent,
@@ -27,6 +27,7 @@ from quarterdeck.storage.runs.base import (
 
 from ..tasks import Tasks
 from . import processes
+from .budget import Ledger
 from .builtin.base import AgentType
 from .rights import Rights
 from .runners.base import AgentDiedError, AgentHandle, AgentSpec, CallDeck, Runner, Usage
@@ -49,6 +50,7 @@ class SpawnRequest:
     priority: str = "medium"
     permission_mode: str = "default"
     capabilities: Sequence[str] = ()  # labels; a built-in type keeps to what it knows
+    budget: Mapping[str, float] = field(default_factory=dict[str, float])
     task: str | None = None  # what it is asked for at once; whoever spawns gives it the query
 
 
@@ -103,6 +105,7 @@ class Orchestrator:
         types: Mapping[str, AgentType],
         restarted: Collection[str] = (),
         call_deck: CallDeck,
+        ledger: Ledger,
         owner: ProcessId,
         folders: Path,
         parallel: bool = True,
@@ -118,6 +121,7 @@ class Orchestrator:
         self._types = types
         self._restarted = restarted
         self._call_deck = call_deck
+        self._ledger = ledger
         self._owner = owner
         self._folders = folders
         self._parallel = parallel
@@ -192,6 +196,10 @@ class Orchestrator:
                 "end some with agents_stop or raise QUARTERDECK_AGENTS_MAX_ALIVE"
             )
             return SpawnResult(request, None, error, None)
+        try:
+            self._ledger.refuse_if_used_up()
+        except LimitError as exc:
+            return SpawnResult(request, None, exc.message, None)
         self._starting += 1
         try:
             return await self._start(request, agent_type, ready)
@@ -210,6 +218,7 @@ class Orchestrator:
             capabilities=list(agent_type.capabilities or request.capabilities),
             priority=request.priority,
             permission_mode=request.permission_mode,
+            budget=dict(request.budget),
             status="starting",
         )
         try:

@@ -13,6 +13,7 @@ from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.runs.base import LIVE_AGENT, Agent, AgentStatus, Event, Query, RunStore
 
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
+from .budget import Budget
 from .builtin.base import CrewMember
 from .builtin.catalogue import CREWS, TYPES
 from .orchestrator import LiveAgent, Orchestrator, SpawnRequest, SpawnResult
@@ -38,6 +39,7 @@ class AgentArguments(Arguments):
         None, min_length=1, max_length=MAX_PROMPT, description="work to start with, as in query_start"
     )
     permission_mode: PermissionMode = "default"
+    budget: Annotated[Budget | None, FromJsonText] = Field(None, description="for all its queries together")
 
 
 class SpawnArguments(Arguments):
@@ -104,6 +106,8 @@ class AgentEntry(TypedDict, total=False):
     createdAt: str
     duration: int
     spawnTime: float | None
+    budget: dict[str, Any]
+    spent: dict[str, Any]
     cpuSeconds: float | None
     memoryBytes: int | None
     error: str | None
@@ -187,7 +191,15 @@ class AgentTools:
             raise InvalidArgumentError(f"give either agents or crew (crews: {', '.join(self._crews)})")
         if arguments.agents is not None:
             return [
-                SpawnRequest(one.type, one.name, one.priority, one.permission_mode, one.capabilities, one.task)
+                SpawnRequest(
+                    one.type,
+                    one.name,
+                    one.priority,
+                    one.permission_mode,
+                    one.capabilities,
+                    one.budget.amounts() if one.budget else {},
+                    one.task,
+                )
                 for one in arguments.agents
             ]
         crew = self._crews.get(arguments.crew or "")
@@ -257,6 +269,8 @@ class AgentTools:
             "createdAt": iso(row.created_at),
             "duration": (row.ended_at or self._clock.now()) - row.created_at,
             "spawnTime": row.spawn_ms,
+            "budget": row.budget,
+            "spent": row.spent,
             "cpuSeconds": round(usage.cpu_seconds, 3) if usage else None,
             "memoryBytes": usage.memory_bytes if usage else None,
             "error": row.error,

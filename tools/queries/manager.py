@@ -20,11 +20,13 @@ from quarterdeck.storage.errors import ConflictError, DeckError, NotFoundError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Audit, Query, QueryStatus, RunStore
 
 from ..agents import processes
+from ..agents.budget import PAUSES, Ledger
 from ..agents.orchestrator import LiveAgent, Orchestrator
 from ..agents.rights import lower
 from ..agents.runners.base import AgentDiedError, Outcome, Work, WorkCancelledError, WorkError
 from ..agents.tracker import Tracker
 from ..tasks import Tasks
+from .spending import Spending
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +61,14 @@ class LiveQuery:
 class QueryManager:
     """Owns the queries of this server's agents and reads everybody's."""
 
-    def __init__(self, *, runs: RunStore, orchestrator: Orchestrator, tracker: Tracker, clock: Clock) -> None:
+    def __init__(
+        self, *, runs: RunStore, orchestrator: Orchestrator, tracker: Tracker, ledger: Ledger, clock: Clock
+    ) -> None:
         self._runs = runs
         self._orchestrator = orchestrator
         self._tracker = tracker
         self._clock = clock
+        self._spending = Spending(ledger, clock)
         self._live: dict[str, LiveQuery] = {}
         self._tasks = Tasks()
 
@@ -89,9 +94,11 @@ class QueryManager:
         Raises:
             NotFoundError, ConflictError: no such live agent here; the query id is taken.
             DeniedError: the permission mode is wider than the agent's.
+            LimitError: the budget of the agent or of the deck is used up.
             StorageError: it could not be kept; nothing was started.
         """
         agent = await self._orchestrator.get(agent_id)
+        self._spending.check_start(agent.row)
         row = Query(
             id=query_id or f"query-{secrets.token_hex(6)}",
             agent_id=agent_id,
@@ -147,7 +154,12 @@ class QueryManager:
         try:
             if query.terminating:  # asked for while the start was written
                 raise WorkCancelledError(row.id)
-            work = Work(row.id, row.prompt, lambda report: self._take_progress(query, report))
+            work = Work(
+                row.id,
+                row.prompt,
+                lambda report: self._take_progress(query, report),
+                lambda amounts: self._take_usage(query, amounts),
+            )
             result, error = None, None
             try:
                 result = await agent.handle.run(work)
@@ -158,15 +170,18 @@ class QueryManager:
                 raise WorkCancelledError(row.id)
             if error is not None:
                 raise error
-            row.result, row.status = result, "completed"
+            self._spending.take_result(row, agent.row, result)
+            row.status = "completed"
         finally:
             agent.rights.mode = agent.row.permission_mode
             after = agent.handle.usage()
             row.usage = {
-                "cpuSeconds": round(max(0.0, after.cpu_seconds - before.cpu_seconds), 3) if before and after else None,
-                "memoryBytes": after.memory_bytes if after else None,
                 "tokens": None,
                 "usd": None,
+                "outputBytes": None,
+                **(row.usage or {}),
+                "cpuSeconds": round(max(0.0, after.cpu_seconds - before.cpu_seconds), 3) if before and after else None,
+                "memoryBytes": after.memory_bytes if after else None,
             }
 
     async def _until_released(self, query: LiveQuery) -> None:
@@ -187,6 +202,7 @@ class QueryManager:
         if row.paused_at is not None:
             row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
         row.ended_at = now
+        self._spending.settle(row, query.agent.row)
         try:
             await self._save(query)
             query.agent.waiting -= 1
@@ -208,6 +224,9 @@ class QueryManager:
         else:
             query.held_progress = report
 
+    def _take_usage(self, query: LiveQuery, amounts: dict[str, float]) -> None:
+        query.row.usage, query.unsaved = {**(query.row.usage or {}), **amounts}, True
+
     def _release(self, query: LiveQuery) -> None:
         """Let what came in during a pause take effect."""
         query.released.set()
@@ -216,11 +235,21 @@ class QueryManager:
             query.held_progress = None
 
     async def tick(self) -> None:
-        """Keep the progress that has come in. Called about once a second."""
+        """Keep the progress that has come in; hold or end what is over its budget. Called about once a second."""
         for query in list(self._live.values()):
+            self._enforce_budget(query)
             if query.unsaved:
                 await self._save(query)
             self._forget_if_done(query)
+
+    def _enforce_budget(self, query: LiveQuery) -> None:
+        if query.row.status != "running" or query.lock.locked():
+            return
+        over = self._spending.over(query.row, query.agent.row, self.live)
+        if over:
+            action = "pause" if all(kind in PAUSES for kind in over) else "terminate"
+            evidence = {"usedUp": over}
+            self._tasks.start(self.control(query.row.id, action, actor="budget", evidence=evidence))
 
     async def _save(self, query: LiveQuery) -> None:
         """Keep the row. A store that fails is logged: the work goes on, and the next write has it all."""
@@ -305,30 +334,46 @@ class QueryManager:
     # --- control
 
     async def control(
-        self, query_id: str, action: str, *, actor: str, evidence: Mapping[str, Json] | None = None
+        self,
+        query_id: str,
+        action: str,
+        *,
+        actor: str,
+        evidence: Mapping[str, Json] | None = None,
+        budget: Mapping[str, Json] | None = None,
     ) -> Outcome:
         """Pause, resume or terminate a query and say what was observed.
 
         Every control is kept in the audit, with the `evidence` that an automatic one acted on. Repeating a control
-        that has taken effect is `applied` again, with nothing done. Once begun it goes on to its end, also when the
-        caller is cancelled: half a pause would hold the query for ever.
+        that has taken effect is `applied` again, with nothing done. A resume can bring a new `budget`. Once begun it
+        goes on to its end, also when the caller is cancelled: half a pause would hold the query for ever.
 
         Raises:
             NotFoundError: no such query.
             ConflictError: its state does not allow this, or another server owns it; the text says what is possible.
+            LimitError: a resume of what has used up its budget.
         """
         query = self._live.get(query_id)
         if query is None:
             return self._control_ended(await self.row(query_id), action)
-        return await self._tasks.finish(self._control(query, action, actor, evidence))
+        return await self._tasks.finish(self._control(query, action, actor, evidence, budget))
 
-    async def _control(self, query: LiveQuery, action: str, actor: str, evidence: Mapping[str, Json] | None) -> Outcome:
+    async def _control(
+        self,
+        query: LiveQuery,
+        action: str,
+        actor: str,
+        evidence: Mapping[str, Json] | None,
+        budget: Mapping[str, Json] | None,
+    ) -> Outcome:
         query_id, before = query.row.id, query.row.status
         async with query.lock:
             if query.ended.is_set():
                 return self._control_ended(query.row, action)
-            if evidence and action == "terminate":
-                query.row.error = f"terminated by the {actor}: {dict(evidence)}"
+            if evidence:
+                query.row.error = f"{action}d by the {actor}: {dict(evidence)}"
+            if budget is not None:
+                query.row.budget |= budget
             outcome = await self._apply(query, action)
         entry = {**outcome, "evidence": dict(evidence)} if evidence else dict(outcome)
         try:
@@ -366,6 +411,7 @@ class QueryManager:
         if action == "pause":
             return await self._pause(query)
         if action == "resume":
+            self._spending.check_resume(row, query.agent.row)
             return await self._resume(query)
         return await self._terminate(query)
 
@@ -394,7 +440,7 @@ class QueryManager:
             now = self._clock.now()
             if row.paused_at is not None:
                 row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
-            row.status = "running"
+            row.status, row.error = "running", None
             await self._save(query)
             self._release(query)
         return outcome

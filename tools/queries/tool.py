@@ -13,6 +13,7 @@ from quarterdeck.storage.clock import Clock, iso
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus
 
+from ..agents.budget import Budget
 from ..agents.rights import PermissionMode
 from ..agents.runners.base import MAX_PROMPT, Outcome
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
@@ -32,12 +33,6 @@ def _finite(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-class Budget(Arguments):
-    wall_seconds: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="active time after which the optimizer terminates it"
-    )
-
-
 class StartArguments(Arguments):
     agent_id: str
     prompt: str = Field(
@@ -52,6 +47,7 @@ class StartArguments(Arguments):
 class ControlArguments(Arguments):
     action: Literal["pause", "resume", "terminate"]
     query_id: str
+    budget: Annotated[Budget | None, FromJsonText] = Field(None, description="with resume: the query's new limits")
 
 
 class ListArguments(Arguments):
@@ -145,13 +141,16 @@ class QueryTools:
             arguments.prompt,
             query_id=arguments.query_id,
             permission_mode=arguments.permission_mode,
-            budget=arguments.budget.model_dump(by_alias=True, exclude_none=True) if arguments.budget else None,
+            budget=arguments.budget.amounts() if arguments.budget else None,
             metadata=arguments.metadata,
         )
         return {"success": True, "queryId": query.id, "agentId": query.agent_id, "status": query.status}
 
     async def control(self, arguments: ControlArguments, _call: Call) -> ControlAnswer:
-        outcome = await self._manager.control(arguments.query_id, arguments.action, actor="client")
+        budget = arguments.budget.amounts() if arguments.budget else None
+        if budget is not None and arguments.action != "resume":
+            raise InvalidArgumentError(f"budget: has no meaning for {arguments.action}, only for resume")
+        outcome = await self._manager.control(arguments.query_id, arguments.action, actor="client", budget=budget)
         status = outcome.get("status")
         answer: ControlAnswer = {
             "success": status in ("applied", "pending", "queued"),

@@ -20,6 +20,9 @@ CallDeck = Callable[[str, dict[str, Json]], Awaitable[Json]]
 OnProgress = Callable[[dict[str, Json]], None]
 """Receives `{done, total, message}` whenever the agent reports."""
 
+OnUsage = Callable[[dict[str, float]], None]
+"""Receives what the work has used so far: `tokens` and `usd`, as far as the agent knows them."""
+
 
 class WorkError(Exception):
     """The agent could not do the work; the text says why. It lives on."""
@@ -72,6 +75,7 @@ class Work:
     id: str
     prompt: str
     on_progress: OnProgress = field(repr=False)
+    on_usage: OnUsage = field(repr=False)
 
 
 class AgentHandle(Protocol):

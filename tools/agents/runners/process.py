@@ -217,7 +217,7 @@ class ProcessAgent:
                 task = asyncio.create_task(self._serve(message["id"], message["tool"], message["arguments"]))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
-            case "progress" | "result" | "error" | "cancelled" as kind:
+            case "progress" | "usage" | "result" | "error" | "cancelled" as kind:
                 self._take_work(kind, message)
             case kind:
                 raise ValueError(f"unknown message type {kind!r}")
@@ -228,6 +228,8 @@ class ProcessAgent:
             return  # the last words of work that was given up
         if kind == "progress":
             work.on_progress({key: message.get(key) for key in ("done", "total", "message")})
+        elif kind == "usage":
+            work.on_usage({name: float(message[name]) for name in ("tokens", "usd") if message.get(name) is not None})
         elif kind == "result":
             done.set_result(message["result"])
         elif kind == "error":

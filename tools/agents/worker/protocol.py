@@ -16,6 +16,7 @@ Worker to server:
 
     {"type": "ready", "protocol": 1, "capabilities": [text]}        the answer to start: what this type can do
     {"type": "progress", "id": text, "done": number, "total": number, "message": text}
+    {"type": "usage", "id": text, "tokens": number, "usd": number}  what the task has used so far; both may be left out
     {"type": "call", "id": n, "tool": text, "arguments": object}    a call into the deck, as an MCP client would make it
     {"type": "result", "id": text, "result": any}       each task ends in exactly one of these three
     {"type": "error", "id": text, "error": text}
