@@ -46,7 +46,7 @@ async def tool(tmp_path: Path) -> AsyncIterator[DeckTool]:
     points = [NewPoint(f"p{n}", vector.tolist(), payload={"n": n, "x": "y" * 100}) for n, vector in enumerate(VECTORS)]
     await service.create("c", 3, "l2")
     await service.upsert("c", points)
-    [made] = vector_worker_tools(service)
+    made, _ = vector_worker_tools(service)
     yield made
     await store.close()
 

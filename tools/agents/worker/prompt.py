@@ -25,7 +25,7 @@ def read_prompt(text: str, agent_type: AgentType) -> tuple[Capability, dict[str,
     first = next(iter(agent_type.capabilities))
     asked = _read_object(text)
     if asked is None:
-        asked = {agent_type.plain: text}
+        asked = {} if agent_type.plain is None else {agent_type.plain: text}
     name = asked.pop("do", first)
     capability = agent_type.capabilities.get(name) if isinstance(name, str) else None
     if capability is None:
