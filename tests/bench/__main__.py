@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import memory, memory_scale, spawn, startup, store
+from . import memory, memory_scale, spawn, startup, store, tracker
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -21,6 +21,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "memory": memory.measure,
     "memory_scale": memory_scale.measure,
     "spawn": spawn.measure,
+    "tracker": tracker.measure,
 }
 COLUMNS = ("measure", "ours", "theirs", "they are", "ratio", "target", "ok")
 

@@ -46,7 +46,8 @@ class Memory:
         return self.store
 
     async def write(self, key: str, ttl: int = ACTIVITIES_TTL) -> None:
-        await self.tracker._write(ACTIVITIES, key, {"key": key}, ttl)  # pyright: ignore[reportPrivateUsage]
+        self.tracker._write(ACTIVITIES, key, {"key": key}, ttl)  # pyright: ignore[reportPrivateUsage]
+        await self.tracker.written()
 
     async def until_written(self) -> None:
         await until(lambda: not self.tracker._backlog)  # pyright: ignore[reportPrivateUsage]

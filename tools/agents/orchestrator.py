@@ -181,6 +181,7 @@ class Orchestrator:
                 total += len(retry)
                 for index in retry:
                     await settle(index)
+            await self._tracker.written()
         except BaseException:
             self._tasks.start(self.stop(ready, grace=0))
             raise
@@ -245,7 +246,7 @@ class Orchestrator:
         ready.append(agent.id)
         self._tasks.start(self._watch(live))
         await self._record(agent, "spawned", spawnTime=agent.spawn_ms)
-        await self._tracker.spawned(agent, request.task)
+        self._tracker.spawned(agent, request.task)
         return SpawnResult(request, agent, None, agent.spawn_ms)
 
     async def _not_started(self, agent: Agent, reason: str) -> None:
@@ -332,7 +333,7 @@ class Orchestrator:
         if live.measured is not None:
             since, before = live.measured
             percent = 100 * max(0.0, usage.cpu_seconds - before.cpu_seconds) / (now - since)
-            await self._tracker.measured(live.row, usage, percent)
+            self._tracker.measured(live.row, usage, percent)
         live.measured = (now, usage)
 
     # --- end

@@ -64,4 +64,4 @@ class Recovery:
         except DeckError as exc:
             log.warning("query %s was not marked interrupted: %s", query.id, exc.message)
             return
-        await self._tracker.completed(query)
+        self._tracker.completed(query)

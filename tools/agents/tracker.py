@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from quarterdeck.storage.clock import Clock, iso
@@ -28,7 +29,8 @@ TASK_CHARACTERS = 200  # of a task's text that a record keeps
 RECORDS = (ACTIVITIES, METRICS, NOTIFICATIONS)
 """Namespaces that only the tracker writes on behalf of agents."""
 
-PATIENCE = 0.5  # seconds that an agent waits for its record to be written
+PATIENCE = 0.5  # seconds that anybody waits for records to be written
+BATCH = 50  # records written at once: they share a commit
 BACKLOG = 10_000  # records that wait at most; beyond it the oldest are lost
 
 
@@ -50,9 +52,9 @@ class Tracker:
         self._writing: asyncio.Task[None] | None = None
         self._failing = False
 
-    async def spawned(self, agent: Agent, task: str | None) -> None:
+    def spawned(self, agent: Agent, task: str | None) -> None:
         """Record a start, with the work that the agent was asked for at once, if any."""
-        await self._write(
+        self._write(
             ACTIVITIES,
             f"agent-{agent.id}-spawn",
             {
@@ -66,12 +68,12 @@ class Tracker:
             ACTIVITIES_TTL,
         )
 
-    async def completed(self, query: Query) -> None:
+    def completed(self, query: Query) -> None:
         """Record the end of a query of the agent; the latest wins."""
         now = self._clock.now()
         duration = query.active_ms(now)
         status = {"completed": "success", "failed": "error"}.get(query.status, "failure")
-        await self._write(
+        self._write(
             ACTIVITIES,
             f"agent-{query.agent_id}-complete",
             {
@@ -87,7 +89,7 @@ class Tracker:
             },
             ACTIVITIES_TTL,
         )
-        await self._write(
+        self._write(
             NOTIFICATIONS,
             f"wiki-event-{now}-{query.id}",
             {
@@ -100,10 +102,10 @@ class Tracker:
             NOTIFICATIONS_TTL,
         )
 
-    async def measured(self, agent: Agent, usage: Usage, cpu_percent: float) -> None:
+    def measured(self, agent: Agent, usage: Usage, cpu_percent: float) -> None:
         """Record what the agent's process tree uses."""
         now = self._clock.now()
-        await self._write(
+        self._write(
             METRICS,
             f"agent-{agent.id}-metrics-{now}",
             {
@@ -130,13 +132,18 @@ class Tracker:
         if self._backlog:
             log.warning("%d records of agents were not written", len(self._backlog))
 
-    async def _write(self, namespace: str, key: str, value: dict[str, Any], ttl: int) -> None:
+    async def written(self) -> None:
+        """Wait until all is written, but not for long."""
+        if self._backlog and not self._failing:
+            await asyncio.wait([self._start_writing()], timeout=PATIENCE)
+
+    def _write(self, namespace: str, key: str, value: dict[str, Any], ttl: int) -> None:
         if len(self._backlog) >= BACKLOG:
             lost = self._backlog.popleft()
             log.warning("record %s/%s is lost: %d wait already", lost.namespace, lost.key, BACKLOG)
         self._backlog.append(_Record(namespace, key, value, self._clock.now() + ttl * 1000))
         if not self._failing:
-            await asyncio.wait([self._start_writing()], timeout=PATIENCE)
+            self._start_writing()
 
     def _start_writing(self) -> asyncio.Task[None]:
         if self._writing is None or self._writing.done():
@@ -145,18 +152,20 @@ class Tracker:
 
     async def _write_backlog(self) -> None:
         while self._backlog:
-            record = self._backlog[0]
-            try:
-                await self._store(record)
-            except StorageError as exc:
-                if not self._failing:
-                    log.warning("records of agents wait until memory is back: %s", exc.message)
-                self._failing = True
-                return
-            except DeckError as exc:
-                log.warning("record %s/%s was not written: %s", record.namespace, record.key, exc.message)
-            if self._backlog and self._backlog[0] is record:
-                self._backlog.popleft()
+            batch = list(islice(self._backlog, BATCH))
+            outcomes = await asyncio.gather(*map(self._store, batch), return_exceptions=True)
+            for record, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, StorageError):
+                    if not self._failing:
+                        log.warning("records of agents wait until memory is back: %s", outcome.message)
+                    self._failing = True
+                    return
+                if isinstance(outcome, DeckError):
+                    log.warning("record %s/%s was not written: %s", record.namespace, record.key, outcome.message)
+                elif outcome is not None:
+                    raise outcome
+                if self._backlog and self._backlog[0] is record:  # not lost meanwhile
+                    self._backlog.popleft()
             self._failing = False
 
     async def _store(self, record: _Record) -> None:

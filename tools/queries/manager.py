@@ -208,7 +208,8 @@ class QueryManager:
             query.agent.waiting -= 1
             if row.started_at is not None:
                 await self._orchestrator.set_idle(query.agent, row.id, row.status)
-            await self._tracker.completed(row)
+            self._tracker.completed(row)
+            await self._tracker.written()
         finally:
             query.ended.set()
             self._forget_if_done(query)

@@ -156,8 +156,8 @@ async def test_performance_is_that_of_the_records(deck: Deck, analyst: Driver) -
     second = await deck.bridge.queries.start(agent.id, "two")
     await fake.started.wait()
     deck.clock.advance(20)
-    await deck.bridge.tracker.measured(agent, Usage(5.0, 2000), 50.0)
-    await deck.bridge.tracker.measured(agent, Usage(6.0, 3000), 70.0)  # in the same millisecond: the latest stays
+    deck.bridge.tracker.measured(agent, Usage(5.0, 2000), 50.0)
+    deck.bridge.tracker.measured(agent, Usage(6.0, 3000), 70.0)  # in the same millisecond: the latest stays
     await deck.call("memory_usage", action="store", namespace="agent-metrics", key="stray", value=1)
     performance = await report(analyst, "performance_monitoring")
     figures = {
@@ -264,7 +264,7 @@ async def test_recommendations_rest_on_figures(deck: Deck, analyst: Driver) -> N
     await fake.started.wait()
     for _ in range(4):
         deck.clock.advance(15)
-        await deck.bridge.tracker.measured(agent, Usage(1.0, 2 << 30), 99.0)
+        deck.bridge.tracker.measured(agent, Usage(1.0, 2 << 30), 99.0)
     for number in range(1000):
         await deck.bridge.memory.store("log", str(number), number, ttl=0)
     others = [await deck.bridge.spawn(name) for name in ("w1", "w2")]
