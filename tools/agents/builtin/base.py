@@ -75,7 +75,8 @@ class AgentType:
     """A built-in type of agent.
 
     `title` is the name of an agent that was given none; `owns` are the memory namespaces and vector collections that
-    it may write to in permission mode `default`. A prompt that is no JSON is the field `plain` of the first capability.
+    it may write to in permission mode `default`. A prompt that is no JSON is the field `plain` of the first capability;
+    a type that has None takes JSON only.
     """
 
     __slots__ = ("capabilities", "name", "owns", "plain", "priority", "summary", "title")
@@ -88,7 +89,7 @@ class AgentType:
         capabilities: Mapping[str, Capability],
         owns: frozenset[str] = frozenset(),
         priority: Priority = "medium",
-        plain: str = "text",
+        plain: str | None = "text",
     ) -> None:
         self.name = name
         self.title = title

@@ -196,6 +196,7 @@ _TYPES = (
         },
         owns=_SYNC,
         priority="low",
+        plain=None,
     ),
     AgentType(
         "analytics",
@@ -209,6 +210,7 @@ _TYPES = (
         },
         owns=_ANALYTICS,
         priority="low",
+        plain=None,
     ),
 )
 
