@@ -33,7 +33,7 @@ def main() -> int:
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{platform.python_implementation()} {platform.python_version()}, mcp {version('mcp')}\n"
         "Ratio: the time ours takes by the time theirs takes (0.5 is half), measured in turns in one run: the median\n"
-        "over neighbouring turns (CPU, first searches, RSS: of the whole run), steadier than the medians beside it.\n"
+        "over neighbouring turns (those without p50 and CPU: of the whole run), steadier than the medians beside it.\n"
     )
     figures: list[Figure] = []
     for name in [only] if only else BENCHES:

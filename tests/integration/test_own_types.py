@@ -159,6 +159,7 @@ async def test_a_plain_command_pauses_resumes_and_terminates(tmp_path: Path) -> 
         await asyncio.sleep(1.2)  # longer than its wall time, which stands still
         assert await is_running(deck, query, "paused")
         assert (await deck.call("query_control", action="resume", queryId=query))["status"] == "applied"
+        assert (await deck.call("query_control", action="pause", queryId=query))["status"] == "applied"
         ended = await deck.call("query_control", action="terminate", queryId=query)
         assert ended["observed"] == {"status": "terminated", "agent": "idle"}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,5 +69,20 @@ async def test_it_serves_from_a_clean_environment(wheel: Path, tmp_path: Path, m
         assert len((await deck.client.list_tools()).tools) == 16
         [agent] = (await deck.call("agents_spawn_parallel", agents=[{"type": "researcher", "name": "r"}]))["results"]
         assert agent["status"] == "spawned"
-        points = [{"id": "1", "text": "from the wheel"}]
-        assert (await deck.call("vector_upsert", collection="c", points=points))["count"] == 1
+        points = [{"id": str(number), "text": f"from the wheel {number}"} for number in range(5)]
+        assert (await deck.call("vector_upsert", collection="c", points=points))["count"] == 5
+        clusters = await work(deck, "pattern_discovery", {"do": "clustering_analysis", "collection": "c"})
+        assert clusters["result"]["points"] == 5
+        files = [{"name": "a.pdf", "content": "%PDF-1.4"}]
+        [upload] = (await deck.call("upload", files=files))["files"]
+        refusal = await work(deck, "researcher", {"upload": upload["path"]})
+        assert "pip install 'quarterdeck[documents]'" in refusal["error"]
+
+
+async def work(deck: DeckClient, agent_type: str, prompt: dict[str, Any]) -> dict[str, Any]:
+    """The result of a query by a new agent."""
+    [agent] = (await deck.call("agents_spawn_parallel", agents=[{"type": agent_type, "name": "n"}]))["results"]
+    query = await deck.call("query_start", agentId=agent["agentId"], prompt=json.dumps(prompt))
+    [done] = (await deck.call("query_wait", queryIds=[query["queryId"]], timeout=60))["results"]
+    result: dict[str, Any] = done
+    return result

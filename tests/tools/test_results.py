@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.storage.runs.base import ProcessId, Query
-from quarterdeck.tools.queries.results import LEAST_PART, first_parts, part_at
+from quarterdeck.tools.queries.results import result_part
 
 values = st.recursive(
     st.none() | st.integers() | st.text(st.characters(exclude_categories=["Cs"]), max_size=300),
@@ -18,26 +18,27 @@ values = st.recursive(
 )
 
 
-def query(result: Any) -> Query:
-    return Query("q", "a", "t", "p", ProcessId("h", "b", 1, 1.0), 0, status="completed", result=result)
-
-
-@given(results=st.lists(values, min_size=1, max_size=4), max_tokens=st.integers(200, 400))
-def test_every_result_can_be_read_whole_and_no_answer_is_too_long(results: list[Any], max_tokens: int) -> None:
-    rows = [query(result) for result in results]
-    parts = first_parts(rows, max_tokens)
-    shown = sum(len(json.dumps(part.get("part", part.get("result")), ensure_ascii=False).encode()) for part in parts)
-    assert shown <= max_tokens * 4 + (LEAST_PART + 2) * len(parts)
-    for row, part in zip(rows, parts, strict=True):
-        if "part" not in part:
-            assert part == {"result": row.result}
-            continue
-        text = part.get("part", "")
+@given(result=values, max_tokens=st.integers(10, 300))
+def test_every_result_can_be_read_whole_and_no_part_is_too_long(result: Any, max_tokens: int) -> None:
+    row = Query("q", "a", "t", "p", ProcessId("h", "b", 1, 1.0), 0, status="completed", result=result)
+    first = result_part(row, max_tokens)
+    size = len(json.dumps(result, ensure_ascii=False).encode())
+    if size <= 4 * max_tokens:
+        assert first == {"result": result}
+        return
+    assert (first.get("result"), first.get("resultBytes")) == (None, size)
+    text, part = "", first
+    while True:
+        assert len(json.dumps(part.get("part"), ensure_ascii=False).encode()) <= 4 * max_tokens + 2
+        assert part.get("part")
+        text += part.get("part", "")
         following = part.get("nextOffset")
-        while following is not None:
-            more = part_at(row, following, max_tokens)
-            assert more.get("part")
-            text += more.get("part", "")
-            following = more.get("nextOffset")
-        assert json.loads(text) == row.result
-        assert part.get("resultBytes") == len(text.encode())
+        if following is None:
+            break
+        part = result_part(row, max_tokens, following)
+    assert json.loads(text) == result
+
+
+def test_reading_past_the_end_gives_nothing_more() -> None:
+    row = Query("q", "a", "t", "p", ProcessId("h", "b", 1, 1.0), 0, status="completed", result="x")
+    assert result_part(row, 200, 99) == {"result": None, "part": "", "nextOffset": None, "resultBytes": 3}

@@ -17,10 +17,10 @@ from ..agents.rights import PermissionMode
 from ..agents.runners.base import MAX_PROMPT, Outcome
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
 from .manager import QueryManager
-from .results import ResultPart, first_parts, part_at
+from .results import ResultPart, result_part
 
 NOTICE = "a part is JSON text: query_wait that queryId alone with its nextOffset as offset, and join the parts"
-MAX_TOKENS = 20_000  # of results in an answer: clients cut what is much longer
+MAX_TOKENS = 20_000  # of a result
 
 
 def _finite(value: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class ListArguments(Arguments):
 class WaitArguments(Arguments):
     query_ids: Annotated[list[str], FromJsonText] = Field(min_length=1, max_length=500)
     timeout: float = Field(30, ge=0, le=3600, description="seconds")
-    max_tokens: int = Field(MAX_TOKENS, ge=200, le=1_000_000, description="of all results; a larger one comes in parts")
+    max_tokens: int = Field(MAX_TOKENS, ge=200, le=1_000_000, description="of each result; a larger one comes in parts")
     offset: int | None = Field(None, ge=0, description="go on with one large result: its nextOffset")
 
 
@@ -232,10 +232,7 @@ class QueryTools:
         rows = await self._manager.wait(ids, arguments.timeout, tell)
         pending = self._manager.pending(rows)
         ended = [row for row in rows if row.id not in pending]
-        if arguments.offset is None:
-            parts = first_parts(ended, arguments.max_tokens)
-        else:
-            parts = [part_at(row, arguments.offset, arguments.max_tokens) for row in ended]
+        parts = [result_part(row, arguments.max_tokens, arguments.offset) for row in ended]
         answer: WaitAnswer = {
             "success": True,
             "results": [self._result(row, part) for row, part in zip(ended, parts, strict=True)],

@@ -64,7 +64,7 @@ def read_documents(task: Task) -> list[Document]:
 
     Raises:
         PromptError: the prompt has none or more than one of the three, or an upload is too large.
-        CallError: the deck could not read an upload.
+        CallError: the deck could not read an upload, or there is no text to be had from it.
     """
     prompt = task.prompt
     if sum(source in prompt for source in ("upload", "uploads", "text")) != 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 TAIL = 4096  # bytes of stderr that are kept
 DRAIN_TIMEOUT = 1.0  # seconds to read what an ended process has left in its pipes (a child of it may hold them open)
@@ -39,23 +41,28 @@ class WallTime:
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
-        self._timeout = asyncio.timeout(None)
+        self._timeout: asyncio.Timeout | None = None
         self._left: float | None = None
 
-    def limited(self) -> asyncio.Timeout:
-        """The bound of one piece of work, from now on."""
-        self._timeout = asyncio.timeout(self.seconds)
-        return self._timeout
+    @asynccontextmanager
+    async def limited(self) -> AsyncGenerator[None]:
+        """Bound one piece of work, from now on."""
+        try:
+            async with asyncio.timeout(self.seconds) as self._timeout:
+                yield
+        finally:
+            self._timeout = self._left = None
 
     def stop(self) -> None:
-        """Let the time stand still. Does nothing where no work goes on."""
-        if (when := self._timeout.when()) is not None and not self._timeout.expired():
+        """Let the time stand still. Does nothing where no bounded work goes on."""
+        timeout = self._timeout
+        if timeout is not None and not timeout.expired() and (when := timeout.when()) is not None:
             self._left = when - asyncio.get_running_loop().time()
-            self._timeout.reschedule(None)
+            timeout.reschedule(None)
 
     def go_on(self) -> None:
         """Let it run again."""
-        if self._left is not None:
+        if self._timeout is not None and self._left is not None:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._left)
             self._left = None
 

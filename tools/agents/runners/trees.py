@@ -19,6 +19,8 @@ async def pause(root: psutil.Process) -> Outcome:
             "reason": "the process tree did not come to a standstill; it was continued",
             "alternatives": ["terminate"],
         }
+    if not frozen.pids:
+        return {"status": "failed", "reason": "its process has ended"}
     return {
         "status": "applied",
         "effectiveAt": "now",

@@ -23,6 +23,9 @@ Worker to server:
 
 The end of stdin means that the server is gone: the worker exits at once with code 1, in the middle of work too. A line
 that is none of the above ends it with code 2 and a line on stderr. Everything printed by accident goes to stderr.
+
+The server ends a worker that says something else, or a line of more than 16 MiB (own types: `limits.output_kb`). It
+serves 16 calls of a worker at a time, and reads nothing more from it while there are so many.
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Agents of the plain protocol, on both ways to start processes: odd programs and odd moments."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from quarterdeck.tools.agents import processes
+from quarterdeck.tools.agents.runners.base import AgentDiedError, AgentSpec, Work, WorkCancelledError, WorkError
+from quarterdeck.tools.agents.runners.children import Children, Subprocesses
+from quarterdeck.tools.agents.runners.commands import CommandType, Limits
+from quarterdeck.tools.agents.runners.plain import PlainAgent
+from quarterdeck.tools.agents.runners.process import ProcessRunner
+from quarterdeck.tools.agents.runners.supervisor import Supervisor
+from tests.until import until
+
+
+@pytest.fixture(params=["supervisor", "subprocesses"])
+async def children(request: pytest.FixtureRequest) -> AsyncGenerator[Children]:
+    supervised = request.param == "supervisor"
+    children = Supervisor(processes.identify(os.getpid())) if supervised else Subprocesses()
+    yield children
+    await children.close()
+
+
+async def plain(children: Children, folder: Path, code: str, **limits: Any) -> PlainAgent:
+    command = CommandType(command=[sys.executable, "-I", "-S", "-u", "-c", code], limits=Limits(**limits))
+    spec = AgentSpec("crunch-1", "crunch", "c", str(folder))
+
+    async def no_calls(tool: str, arguments: dict[str, Any]) -> Any:
+        raise AssertionError(tool)
+
+    agent = await ProcessRunner(children, {"crunch": command}).start(spec, no_calls)
+    assert isinstance(agent, PlainAgent)
+    return agent
+
+
+def work(prompt: str = "", work_id: str = "q") -> Work:
+    return Work(work_id, prompt, lambda _: None)
+
+
+async def test_a_long_prompt_comes_back_whole_and_may_be_ignored(children: Children, tmp_path: Path) -> None:
+    prompt = "Ümläut 漢字 🚢 " * 40_000
+    copies = await plain(children, tmp_path, "import sys; sys.stdout.write(sys.stdin.read())", output_kb=2048)
+    assert await copies.run(work(prompt)) == prompt
+    ignores = await plain(children, tmp_path, "print('done')")
+    assert await ignores.run(work(prompt)) == "done\n"
+
+
+async def test_a_child_that_holds_stdout_does_not_hold_the_answer(children: Children, tmp_path: Path) -> None:
+    code = "import os, time\nprint('answer', flush=True)\nif os.fork() == 0: time.sleep(3)\n"
+    agent = await plain(children, tmp_path, code, wall=60)
+    assert await asyncio.wait_for(agent.run(work()), 2.5) == "answer\n"
+
+
+async def test_work_that_is_cancelled_before_its_command_runs_does_not_run(children: Children, tmp_path: Path) -> None:
+    agent = await plain(children, tmp_path, "open('ran', 'w').close(); print('ran')")
+    await agent.cancel("q")
+    with pytest.raises(WorkCancelledError):
+        await agent.run(work())
+    assert not (tmp_path / "ran").exists()
+    assert await agent.run(work(work_id="another")) == "ran\n"
+
+
+async def test_a_command_that_ignores_sigterm_is_ended_with_its_agent(children: Children, tmp_path: Path) -> None:
+    code = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nopen('up', 'w').close()\ntime.sleep(600)"
+    agent = await plain(children, tmp_path, code)
+    working = asyncio.create_task(agent.run(work()))
+    await until((tmp_path / "up").exists)
+    assert agent.process is not None
+    usage = agent.usage()
+    assert usage is not None
+    assert usage.memory_bytes > 0
+    process = psutil.Process(agent.process.pid)
+    await agent.end(grace=0.05)
+    with pytest.raises(AgentDiedError, match="it was ended"):
+        await working
+    assert not process.is_running()
+    assert await agent.wait() == "it was ended"
+    with pytest.raises(AgentDiedError):
+        await agent.run(work())
+
+
+async def test_a_flood_is_stopped_and_held_nowhere(children: Children, tmp_path: Path) -> None:
+    agent = await plain(children, tmp_path, "while True: print('x' * 65536, end='')", output_kb=100)
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(WorkError, match="longer than 100 KB"):
+        await agent.run(work())
+    assert psutil.Process().memory_info().rss - before < 8 << 20
+
+
+async def test_stderr_without_end_is_not_held(children: Children, tmp_path: Path) -> None:
+    code = "import sys\nfor _ in range(2000): sys.stderr.write('x' * 10_000)\nsys.exit('\\nthe end')"
+    agent = await plain(children, tmp_path, code)
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(WorkError, match="exited with code 1: the end"):
+        await agent.run(work())
+    assert psutil.Process().memory_info().rss - before < 8 << 20
