@@ -1,4 +1,4 @@
-"""`vector_points`: whole collections for workers, nothing for clients."""
+"""`vector_points` and `vector_put_points`: whole collections for workers, nothing for clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quarterdeck.server.client import DeckClient
-from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError
+from quarterdeck.storage.errors import ConflictError, DeniedError, InvalidArgumentError, NotFoundError
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.agents.rights import Rights
@@ -33,7 +33,7 @@ class NoClient:
 
 
 @pytest.fixture
-async def tool(tmp_path: Path) -> AsyncIterator[DeckTool]:
+async def tools(tmp_path: Path) -> AsyncIterator[dict[str, DeckTool]]:
     store = await FaissVectorStore.open(tmp_path / "vectors.db", ManualClock())
 
     async def open_store() -> FaissVectorStore:
@@ -46,9 +46,13 @@ async def tool(tmp_path: Path) -> AsyncIterator[DeckTool]:
     points = [NewPoint(f"p{n}", vector.tolist(), payload={"n": n, "x": "y" * 100}) for n, vector in enumerate(VECTORS)]
     await service.create("c", 3, "l2")
     await service.upsert("c", points)
-    made, _ = vector_worker_tools(service)
-    yield made
+    yield {tool.name: tool for tool in vector_worker_tools(service)}
     await store.close()
+
+
+@pytest.fixture
+def tool(tools: dict[str, DeckTool]) -> DeckTool:
+    return tools["vector_points"]
 
 
 async def walk(tool: DeckTool, limit: int) -> list[list[dict[str, Any]]]:
@@ -91,15 +95,44 @@ async def test_mistakes_are_named(tool: DeckTool) -> None:
         await tool.answer({"collection": "c", "limit": 501}, NoClient())
 
 
-def test_the_narrowest_agent_may_read_points() -> None:
+async def test_points_are_put_as_they_were_read(tools: dict[str, DeckTool]) -> None:
+    [page] = await walk(tools["vector_points"], 500)
+    points = [{**point, "ttl": 60 if number else 0} for number, point in enumerate(page)]
+    for point in points:
+        del point["expiresAt"]
+    shape = {"dimension": 3, "metric": "l2", "embedder": "some model"}
+    for _ in range(2):
+        put = await tools["vector_put_points"].answer({"collection": "copy", **shape, "points": points}, NoClient())
+        assert put["upserted"] == 7
+    copy = await tools["vector_points"].answer({"collection": "copy"}, NoClient())
+    assert [point["expiresAt"] for point in copy["points"][:2]] == [None, "2025-06-15T15:07:40.000Z"]
+    assert [point["vector"] for point in copy["points"]] == [point["vector"] for point in points]
+    for wrong, reason in (
+        ({"metric": "cosine"}, "has dimension 3 and metric l2, the points 3 and cosine"),
+        ({"dimension": 2}, "has dimension 3 and metric l2, the points 2 and l2"),
+        ({"embedder": "another"}, "'some model', these from .*'another'"),
+    ):
+        with pytest.raises(ConflictError, match=reason):
+            await tools["vector_put_points"].answer(
+                {"collection": "copy", **shape, **wrong, "points": points}, NoClient()
+            )
+
+
+def test_the_narrowest_agent_may_read_points_but_not_put_them() -> None:
     Rights("plan", ()).check("vector_points", {"collection": "anything"})
+    with pytest.raises(DeniedError, match="plan only reads"):
+        Rights("plan", {"mine"}).check("vector_put_points", {"collection": "mine"})
+    Rights("default", {"mine"}).check("vector_put_points", {"collection": "mine"})
+    with pytest.raises(DeniedError, match="writes only to mine, not to 'yours'"):
+        Rights("default", {"mine"}).check("vector_put_points", {"collection": "yours"})
 
 
 async def test_a_worker_is_served_and_a_client_is_not(tmp_path: Path) -> None:
     async with DeckClient(tmp_path) as deck:
         points = [{"id": str(n), "vector": vector.tolist()} for n, vector in enumerate(VECTORS)]
         await deck.call("vector_upsert", collection="c", points=points)
-        assert "vector_points" not in {tool.name for tool in (await deck.client.list_tools()).tools}
+        offered = {tool.name for tool in (await deck.client.list_tools()).tools}
+        assert offered.isdisjoint({"vector_points", "vector_put_points"})
         refused = await deck.client.call_tool("vector_points", {"collection": "c"})
         assert refused.is_error
         agent = {"type": "pattern_discovery", "name": "p", "permissionMode": "default"}

@@ -192,6 +192,10 @@ async def test_a_run_that_is_cut_off_loses_nothing(tools: RealTools, sync: Drive
 
 async def test_what_cannot_be_synchronised_is_refused(sync: Driver) -> None:
     prompt = {"do": "bidirectional_sync", "left": "a"}
+    assert await sync.refuse("make them equal") == (
+        "bidirectional_sync needs 'left'; its fields are left (needed): text, right (needed): text, "
+        "rule: one of newer | left | right | report, kind: one of memory | vectors"
+    )
     assert "both 'a'" in await sync.refuse({**prompt, "right": "a"})
     assert "its own records" in await sync.refuse({**prompt, "right": "sync"})
     assert "one of newer | left | right | report" in await sync.refuse({**prompt, "right": "b", "rule": "older"})

@@ -22,14 +22,13 @@ def read_prompt(text: str, agent_type: AgentType) -> tuple[Capability, dict[str,
     Raises:
         PromptError: broken JSON, an unknown capability, or fields that it does not take; the text names the valid ones.
     """
-    first = next(iter(agent_type.capabilities))
+    first, known = next(iter(agent_type.capabilities)), ", ".join(agent_type.capabilities)
     asked = _read_object(text)
     if asked is None:
         asked = {} if agent_type.plain is None else {agent_type.plain: text}
     name = asked.pop("do", first)
     capability = agent_type.capabilities.get(name) if isinstance(name, str) else None
     if capability is None:
-        known = ", ".join(agent_type.capabilities)
         raise PromptError(f'{agent_type.name} cannot do {name!r}; "do" is one of: {known}')
     _check_fields(name, capability, asked)
     return capability, asked
