@@ -2,7 +2,7 @@
 
 A point operation costs about 13 us; the hop to a thread and back costs several times that. So short statements run
 inline on one connection that never waits: when another process holds the write lock, the loop goes on and the commit
-is tried again. Whatever may take long (scans, searches, checkpoints) goes to a second connection in a thread.
+is tried again. Whatever may take long (scans, searches, checkpoints) goes to other connections, each in a thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -28,6 +28,7 @@ Durability = Literal["process", "power"]
 """What a commit outlives: the death of every process, or a loss of power too (an fsync for each commit)."""
 
 LOCK_TIMEOUT = 30.0  # seconds that a write may wait for other processes before it fails
+SCANNERS = 3  # connections for what may take long
 SCAN_TIMEOUT = 1.0  # seconds that a checkpoint may hold up the writers to wait for readers of other processes
 CHECKPOINT_BYTES = 4 << 20  # WAL size at which a checkpoint is started
 CHECKPOINT_EVERY = 256  # commits between two looks at that size
@@ -46,11 +47,7 @@ def open_database(path: Path, migrations: Sequence[str], durability: Durability 
         raise StorageError(f"cannot open {path}: {exc}") from exc
     try:
         _switch_to_wal(connection)
-        if durability == "power":
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA fullfsync=ON")  # macOS: past the drive's own cache; a no-op elsewhere
-        else:
-            connection.execute("PRAGMA synchronous=NORMAL")
+        _set_durability(connection, durability)
         connection.execute("PRAGMA foreign_keys=ON")
         _migrate(connection, path, migrations)
         connection.execute("PRAGMA wal_autocheckpoint=0")
@@ -62,6 +59,14 @@ def open_database(path: Path, migrations: Sequence[str], durability: Durability 
         connection.close()
         raise
     return connection
+
+
+def _set_durability(connection: sqlite3.Connection, durability: Durability) -> None:
+    if durability == "power":
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA fullfsync=ON")  # macOS: past the drive's own cache; a no-op elsewhere
+    else:
+        connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -178,13 +183,14 @@ class Database:
         """`functions` are there for `scan`, by their SQL name. Raises StorageError as `open_database` does."""
         self.path = path
         self._functions = functions or {}
+        self._durability: Durability = durability
         self._connection = open_database(path, migrations, durability)
         self._queue: list[_Write[Any]] = []
         self._flush_handle: asyncio.Handle | None = None
         self._blocked_since: float | None = None
         self._commits = 0
-        self._scanner: aiosqlite.Connection | None = None
-        self._scanner_lock = asyncio.Lock()
+        self._scanners: list[aiosqlite.Connection] = []  # those that nobody uses now
+        self._scanner_places = asyncio.Semaphore(SCANNERS)
         self._checkpoint: asyncio.Task[None] | None = None
         self._ends_log = False  # a checkpoint wants the write lock: our own commits wait for it
 
@@ -206,8 +212,7 @@ class Database:
             StorageError: SQLite could not read.
         """
         try:
-            async with self._scanner_lock:
-                scanner = await self._open_scanner()
+            async with self._scanner() as scanner:
                 return cast("Rows", list(await scanner.execute_fetchall(sql, parameters)))
         except sqlite3.Error as exc:
             raise StorageError(f"cannot read {self.path}: {exc}") from exc
@@ -227,6 +232,28 @@ class Database:
             self._flush_handle = loop.call_soon(self._flush)
         result: T = await write.done
         return result
+
+    async def write_aside(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a change that may take long in a transaction of its own, in a thread; other writes wait meanwhile.
+
+        Raises:
+            StorageError: the transaction could not be committed; nothing of it was kept.
+        """
+        return await asyncio.to_thread(self._write_aside, change)
+
+    def _write_aside(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            with contextlib.closing(
+                sqlite3.connect(self.path, timeout=LOCK_TIMEOUT, isolation_level=None)
+            ) as connection:
+                _set_durability(connection, self._durability)
+                connection.execute("PRAGMA wal_autocheckpoint=0")
+                connection.execute("BEGIN IMMEDIATE")
+                result = change(connection)
+                connection.execute("COMMIT")
+                return result
+        except sqlite3.Error as exc:
+            raise StorageError(f"cannot write {self.path}: {exc}; nothing of this call was kept") from exc
 
     def _flush(self) -> None:
         self._flush_handle = None
@@ -288,8 +315,7 @@ class Database:
         with contextlib.suppress(StorageError, sqlite3.Error):  # another process may be at it; the next one comes soon
             await self.scan("PRAGMA wal_checkpoint(PASSIVE)")  # nearly all of it, beside the writers
             # Under steady writes that alone never ends the log: the short rest is done while they wait.
-            async with self._scanner_lock:
-                scanner = await self._open_scanner()
+            async with self._scanner() as scanner:
                 self._ends_log = True
                 try:
                     await scanner.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -298,15 +324,24 @@ class Database:
                     if self._queue:
                         self._flush()
 
+    @contextlib.asynccontextmanager
+    async def _scanner(self) -> AsyncGenerator[aiosqlite.Connection]:
+        """A connection in a thread of its own; there are a few, so that a long scan does not hold up short ones."""
+        async with self._scanner_places:
+            scanner = self._scanners.pop() if self._scanners else await self._open_scanner()
+            try:
+                yield scanner
+            finally:
+                self._scanners.append(scanner)
+
     async def _open_scanner(self) -> aiosqlite.Connection:
-        if self._scanner is None:
-            self._scanner = await aiosqlite.connect(self.path, timeout=SCAN_TIMEOUT, isolation_level=None)
-            for name, function in self._functions.items():
-                await self._scanner.create_function(name, 2, function)  # pyright: ignore[reportUnknownMemberType]
-        return self._scanner
+        scanner = await aiosqlite.connect(self.path, timeout=SCAN_TIMEOUT, isolation_level=None)
+        for name, function in self._functions.items():
+            await scanner.create_function(name, 2, function)  # pyright: ignore[reportUnknownMemberType]
+        return scanner
 
     async def close(self) -> None:
-        """Commit what is queued and close both connections."""
+        """Commit what is queued and close every connection."""
         if self._checkpoint is not None:
             await self._checkpoint
         if self._flush_handle is not None:
@@ -317,8 +352,8 @@ class Database:
                 await asyncio.sleep(0.001)
         if self._checkpoint is not None:  # started by these last commits
             await self._checkpoint
-        if self._scanner is not None:
-            await self._scanner.close()
+        for scanner in self._scanners:
+            await scanner.close()
         self._connection.close()
 
 

@@ -134,8 +134,11 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def note_time(self, now: int) -> int:
-        """Keep `now` for later decks to compare their clock with; returns what was kept before (0: nothing)."""
+    async def note_time(self, now: int, *, trust: int) -> int:
+        """Keep the latest time for later decks to compare their clock with; returns what was kept before (0: nothing).
+
+        What is kept gives way to an earlier `now` only if it is more than `trust` ahead of it.
+        """
         ...
 
     async def purge(self, *, now: int, limit: int) -> None:

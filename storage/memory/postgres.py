@@ -309,10 +309,11 @@ class PostgresMemoryStore:
             )  # fmt: skip
         return bool(written)
 
-    async def note_time(self, now: int) -> int:
+    async def note_time(self, now: int, *, trust: int) -> int:
         async with self._db.connection() as connection, connection.transaction():
             noted: int = await connection.fetchval("SELECT noted FROM quarterdeck_memory_clock FOR UPDATE")
-            await connection.execute("UPDATE quarterdeck_memory_clock SET noted = $1", now)
+            if not now <= noted <= now + trust:
+                await connection.execute("UPDATE quarterdeck_memory_clock SET noted = $1", now)
         return noted
 
     async def purge(self, *, now: int, limit: int) -> None:

@@ -48,6 +48,7 @@ class RedisMemoryStore:
         self._heads = client.register_script(scripts.HEADS)
         self._put = client.register_script(scripts.PUT)
         self._load = client.register_script(scripts.LOAD)
+        self._note_time = client.register_script(scripts.NOTE_TIME)
         self._touch = client.register_script(scripts.TOUCH)
         self._delete = client.register_script(scripts.DELETE)
         self._restore = client.register_script(scripts.RESTORE)
@@ -199,10 +200,9 @@ class RedisMemoryStore:
             )  # fmt: skip
         return bool(written)
 
-    async def note_time(self, now: int) -> int:
+    async def note_time(self, now: int, *, trust: int) -> int:
         with self._explained():
-            noted = cast("str | None", await self._client.set(scripts.CLOCK, now, get=True))
-        return int(noted or 0)
+            return int(await self._note_time(keys=[scripts.CLOCK], args=[now, trust]))
 
     async def purge(self, *, now: int, limit: int) -> None:
         with self._explained():

@@ -133,6 +133,13 @@ schedule(expires_at, grace, previous_until)
 return 1
 """
 
+NOTE_TIME = """#!lua
+local now, trust = tonumber(ARGV[1]), tonumber(ARGV[2])
+local noted = tonumber(redis.call('GET', KEYS[1]) or '0')
+if noted < now or noted > now + trust then redis.call('SET', KEYS[1], ARGV[1]) end
+return noted
+"""
+
 TOUCH = f"""#!lua
 {COMMON}{_ENTRY}
 if not live then return false end

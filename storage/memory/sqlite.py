@@ -16,6 +16,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from ..sqlite import Database, Durability
@@ -24,6 +25,7 @@ from .words import namespace_tag, snippet, tokens
 
 INDEX_ROWS = 100  # entries indexed in one transaction: some milliseconds of the event loop
 INDEX_BYTES = 200_000
+PURGE_BYTES = 200_000
 
 MIGRATIONS = (
     """
@@ -126,7 +128,7 @@ _SWAP = f"""
 """
 _UNINDEXED = f"SELECT id, namespace, key, value, words_id FROM entries WHERE id > {_INDEXED_TO} ORDER BY id LIMIT ?"
 _LOOK = """
-    SELECT id, words_id, expires_at + grace <= :now, previous_until <= :now
+    SELECT id, words_id, size, expires_at + grace <= :now, previous_until <= :now
     FROM entries WHERE id > :after ORDER BY id LIMIT :limit
 """
 
@@ -218,7 +220,7 @@ class SqliteMemoryStore:
 
     async def search(self, namespace: str, words: Sequence[str], *, now: int, limit: int, offset: int = 0) -> list[Hit]:
         while self._db.read(f"SELECT 1 FROM entries WHERE id > {_INDEXED_TO} LIMIT 1"):
-            await self._db.write(_index_some)
+            await self._db.write_aside(_index_some)
         match = _match(namespace, words)
         if not match:
             return []
@@ -298,10 +300,11 @@ class SqliteMemoryStore:
         parameters = {name: getattr(entry, name) for name in (*Entry.__slots__, "ttl")} | {"now": now, "grace": grace}
         return await self._db.write(lambda connection: connection.execute(_LOAD, parameters).rowcount > 0)
 
-    async def note_time(self, now: int) -> int:
+    async def note_time(self, now: int, *, trust: int) -> int:
         def change(connection: sqlite3.Connection) -> int:
             noted = int(connection.execute("SELECT noted FROM clock").fetchone()[0])
-            connection.execute("UPDATE clock SET noted = ?", (now,))
+            if not now <= noted <= now + trust:
+                connection.execute("UPDATE clock SET noted = ?", (now,))
             return noted
 
         return await self._db.write(change)
@@ -309,18 +312,21 @@ class SqliteMemoryStore:
     async def purge(self, *, now: int, limit: int) -> None:
         def change(connection: sqlite3.Connection) -> None:
             newest = int(connection.execute("SELECT ifnull(max(id), 0) FROM entries").fetchone()[0])
-            seen = connection.execute(_LOOK, {"after": self._purged_to, "now": now, "limit": limit}).fetchall()
-            self._purged_to = seen[-1][0] if len(seen) == limit else 0
+            looked = connection.execute(_LOOK, {"after": self._purged_to, "now": now, "limit": limit}).fetchall()
+            # Their words are taken apart once more when they leave the index.
+            sizes = accumulate(row[2] if row[3] else 0 for row in looked)
+            seen = [row for row, size in zip(looked, sizes, strict=True) if size <= PURGE_BYTES] or looked[:1]
+            self._purged_to = 0 if len(seen) == len(looked) < limit else seen[-1][0]
             # The newest row stays, so that ids never start again below what `words` has.
-            ended = [(number, words_id) for number, words_id, is_over, _ in seen if is_over and number < newest]
+            ended = [(number, words_id) for number, words_id, _, is_over, _ in seen if is_over and number < newest]
             connection.executemany("DELETE FROM words WHERE rowid = ?", [(words_id,) for _, words_id in ended])
             connection.executemany("DELETE FROM entries WHERE id = ?", [(number,) for number, _ in ended])
             connection.executemany(
                 "UPDATE entries SET previous = NULL, previous_ttl = NULL, previous_until = NULL WHERE id = ?",
-                [(number,) for number, _, _, previous_is_over in seen if previous_is_over],
+                [(number,) for number, _, _, _, previous_is_over in seen if previous_is_over],
             )
 
-        await self._db.write(change)
+        await self._db.write_aside(change)
 
     async def close(self) -> None:
         await self._db.close()

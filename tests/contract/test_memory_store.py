@@ -458,7 +458,9 @@ async def test_loading_brings_back_what_was_deleted(store: MemoryStore) -> None:
 
 async def test_a_time_is_noted_for_the_next_deck(open_store: Callable[[], Awaitable[MemoryStore]]) -> None:
     first = await open_store()
-    assert await first.note_time(NOW) == 0
+    assert await first.note_time(NOW, trust=10) == 0
     second = await open_store()
-    assert await second.note_time(NOW - 5) == NOW
-    assert await first.note_time(NOW) == NOW - 5
+    assert await second.note_time(NOW - 10, trust=10) == NOW
+    assert await second.note_time(NOW + 5, trust=10) == NOW
+    assert await first.note_time(NOW - 6, trust=10) == NOW + 5  # too far ahead to be believed
+    assert await first.note_time(NOW, trust=10) == NOW - 6

@@ -272,3 +272,14 @@ async def test_the_log_shrinks_again_under_steady_writes(
         sizes.append(log.stat().st_size)
     assert sizes[-1] < max(sizes)
     assert len(names(db)) == len(sizes) - 1
+
+
+async def test_a_long_scan_does_not_hold_up_short_ones(db: Database) -> None:
+    await db.write(insert("a"))
+    long = asyncio.create_task(
+        db.scan("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9000000) SELECT count(*) FROM n")
+    )
+    for _ in range(20):
+        assert await db.scan("SELECT name FROM items WHERE name = 'a'") == [("a",)]
+    assert not long.done()
+    assert await long == [(9_000_000,)]

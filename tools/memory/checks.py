@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from quarterdeck.storage.errors import InvalidArgumentError, LimitError
+from quarterdeck.storage.memory.base import Entry
 
 MAX_VALUE_BYTES = 1 << 20
 MAX_DEPTH = 100  # of lists and objects in each other; JSON readers give up not far above
 MAX_KEY = 512  # characters
 MAX_NAMESPACE = 128
 MAX_TTL = 100 * 365 * 24 * 3600  # seconds
+MAX_VERSION = 2**53 - 1  # beyond it a number of JSON is no longer exact
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -65,6 +67,17 @@ def check_text(name: str, text: str, longest: int) -> None:
             f"{name}: must be 1 to {longest} characters without control characters and lone surrogates, "
             f"got {len(text)}: {text[:40]!a}"
         )
+
+
+def check_loaded(entry: Entry, now: int) -> None:
+    """Raises InvalidArgumentError if the version or the times of another deck's entry make no sense here."""
+    if not 1 <= entry.version <= MAX_VERSION:
+        raise InvalidArgumentError(f"version: must be 1 to {MAX_VERSION}, got {entry.version}")
+    latest = now + MAX_TTL * 1000
+    if not all(0 <= moment <= latest for moment in (entry.created_at, entry.updated_at, entry.expires_at or 0)):
+        raise InvalidArgumentError("createdAt, updatedAt, expiresAt: must be from 1970 to a hundred years from now")
+    if entry.expires_at is not None and entry.expires_at <= entry.updated_at:
+        raise InvalidArgumentError("expiresAt: must be after updatedAt")
 
 
 def check_version(version: int | None) -> None:

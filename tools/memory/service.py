@@ -17,7 +17,17 @@ from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import Entry, Hit, MemoryStore, NamespaceStats
 from quarterdeck.tools.contract import read_cursor
 
-from .checks import MAX_KEY, MAX_NAMESPACE, check_names, check_text, check_version, json_text, milliseconds, words_of
+from .checks import (
+    MAX_KEY,
+    MAX_NAMESPACE,
+    check_loaded,
+    check_names,
+    check_text,
+    check_version,
+    json_text,
+    milliseconds,
+    words_of,
+)
 from .limits import LimitGuard, Limits
 
 log = logging.getLogger(__name__)
@@ -72,6 +82,7 @@ class MemoryService:
     ) -> None:
         """`default_ttl` and `restore_window` in seconds; a ttl of 0 keeps for ever, a window of 0 keeps nothing."""
         self.clock = SteadyClock(clock)
+        self._wall_clock = clock
         self._open_store = store
         self._knows_time = False
         self._guard = LimitGuard(limits or Limits(), clock)
@@ -116,11 +127,13 @@ class MemoryService:
         """Take over an entry of another deck with its version and times; False if ours is as new, or it has expired.
 
         Raises:
+            InvalidArgumentError: its version or times are none that a deck writes.
             LimitError: as `store`.
         """
         check_names(entry.namespace, entry.key)
         self._guard.check_value(entry.size)
         store, now = await self._begin_write()
+        check_loaded(entry, now)
         if entry.expires_at is not None and entry.expires_at <= now:
             return False
         async with self._guard.admitted(store, entry.namespace, entry.key, entry.size, now=now):
@@ -170,7 +183,8 @@ class MemoryService:
         entry = None
         if self._window:
             store, now = await self.begin()
-            async with self._guard.admitted(store, namespace, key, 0, now=now):  # its size is not known before
+            # The size of what comes back is not known: a namespace that is full takes nothing.
+            async with self._guard.admitted(store, namespace, key, 1, now=now):
                 entry = await store.restore(namespace, key, now=now, ttl=lifetime)
         if entry is None:
             raise NotFoundError(
@@ -263,23 +277,26 @@ class MemoryService:
     async def _begin_write(self) -> tuple[MemoryStore, int]:
         """As `begin`; every now and then, writes clear away what is over."""
         store, now = await self.begin()
-        if self._writes % PURGE_EVERY == 0:
-            await store.note_time(now)
-            await store.purge(now=now, limit=PURGE_LIMIT)
         self._writes += 1
+        if self._writes % PURGE_EVERY == 1:
+            try:
+                await store.note_time(now, trust=CLOCK_TRUST)
+                # Not by a time ahead of the wall clock, which may have been wrong once: what is forgotten is gone.
+                await store.purge(now=min(now, self._wall_clock.now()), limit=PURGE_LIMIT)
+            except StorageError as exc:  # the write itself may do all the same
+                log.warning("what is over was not cleared away: %s", exc.message)
         return store, now
 
     async def _learn_time(self, store: MemoryStore) -> None:
         """Compare the clock with what earlier decks have noted."""
         now = self.clock.now()
         try:
-            latest = await store.note_time(now)
+            latest = await store.note_time(now, trust=CLOCK_TRUST)
         except StorageError as exc:  # a full disk, say: what can be read is read, and the next call tries again
             log.warning("the time was not noted: %s", exc.message)
             return
         if now < latest <= now + CLOCK_TRUST:
             self.clock.go_on_from(latest)
-            await store.note_time(self.clock.now())
         elif latest > now:
             ahead = (latest - now) // 1000
             log.warning("memory was last used %d s in the future: what has expired since then is there again", ahead)
