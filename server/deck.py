@@ -101,7 +101,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     commands = command_types(settings)
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
-        stack.enter_context(shared(data_dir))
+        stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url) if settings.memory_url else None))
         memory_backend = backend_of(settings.memory_url)
         memory_store = OnFirstUse(lambda: open_memory_store(settings.memory_url, data_dir, settings.durability))
         stack.push_async_callback(_close_if_opened, memory_store)
@@ -110,6 +110,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         if memory_backend == SqliteMemoryStore.backend:  # a server that is slow to answer must not delay the client
             await opening
         memory = memory_service(settings, memory_store, clock)
+        stack.push_async_callback(memory.close)
         runs = SqliteRunStore(data_dir / RUNS_FILE, settings.durability)
         stack.push_async_callback(runs.close)
 

@@ -1,6 +1,6 @@
-"""Who uses a data directory: servers share it, a restore has it alone.
+"""Who uses the files of a deck: servers share them, a restore has them alone.
 
-The lock is the kernel's and ends with its process, however that ends. Windows has none of this kind; there the open
+The locks are the kernel's and end with their process, however that ends. Windows has none of this kind; there the open
 files themselves are in the way of a restore.
 """
 
@@ -8,55 +8,69 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from quarterdeck.storage.errors import ConflictError
 
-LOCK_FILE = ".lock"
+RESTORING = ".restoring"  # in the data directory while a restore moves files, and after one that was cut off
+
+
+def lock_files(data_dir: Path, memory: Path | None) -> list[Path]:
+    """The locks of a data directory and of a memory file elsewhere, which other data directories may share."""
+    locks = [data_dir / ".lock"]
+    if memory is not None and memory.parent.resolve() != data_dir.resolve() and memory.parent.is_dir():
+        locks.append(memory.with_name(f".{memory.name}.lock"))
+    return locks
 
 
 @contextmanager
-def shared(data_dir: Path) -> Generator[None]:
-    """Use the directory beside others.
+def shared(data_dir: Path, memory: Path | None) -> Generator[None]:
+    """Use the files beside others.
 
     Raises:
-        ConflictError: it is being restored.
+        ConflictError: they are being restored, or were when the restore was cut off.
     """
-    with _locked(data_dir, exclusive=False) as got:
-        if not got:
-            raise ConflictError(f"{data_dir} is being restored from a backup: try again when that has ended")
+    with _locked(lock_files(data_dir, memory), exclusive=False) as taken:
+        if taken:
+            raise ConflictError(f"{taken.parent} is being restored from a backup: try again when that has ended")
+        if (data_dir / RESTORING).exists():
+            raise ConflictError(
+                f"{data_dir}: a restore was cut off: run `quarterdeck restore` again; what was there is in "
+                f"{(data_dir / RESTORING).read_text(encoding='utf-8')}"
+            )
         yield
 
 
 @contextmanager
-def exclusive(data_dir: Path) -> Generator[None]:
-    """Have the directory alone.
+def exclusive(data_dir: Path, memory: Path | None) -> Generator[None]:
+    """Have the files alone.
 
     Raises:
-        ConflictError: somebody uses it.
+        ConflictError: somebody uses them.
     """
-    with _locked(data_dir, exclusive=True) as got:
-        if not got:
-            raise ConflictError(f"{data_dir} is in use: close the clients whose servers use it, and try again")
+    with _locked(lock_files(data_dir, memory), exclusive=True) as taken:
+        if taken:
+            raise ConflictError(f"{taken.parent} is in use: close the clients whose servers use it, and try again")
         yield
 
 
 @contextmanager
-def _locked(data_dir: Path, *, exclusive: bool) -> Generator[bool]:
+def _locked(files: Sequence[Path], *, exclusive: bool) -> Generator[Path | None]:
+    """The file whose lock somebody else has, or None if all are ours now."""
     if sys.platform == "win32":
-        yield True
+        yield None
         return
     import fcntl
 
-    descriptor = os.open(data_dir / LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+    with ExitStack() as stack:
+        for file in files:
+            descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield file
+                return
+        yield None

@@ -17,7 +17,7 @@ from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.transfer import export_lines, import_lines
 
 from .config import Settings
-from .deck import memory_service, open_memory_store, prepare_data_dir
+from .deck import memory_service, open_memory_store, prepare_data_dir, sqlite_path
 from .directory_lock import shared
 
 PROGRESS_EVERY = 10_000  # entries
@@ -54,7 +54,7 @@ async def import_memory(settings: Settings, source: Path | None) -> str:
 @asynccontextmanager
 async def _memory(settings: Settings) -> AsyncGenerator[MemoryService]:
     data_dir = prepare_data_dir(settings.data_dir)
-    with shared(data_dir):
+    with shared(data_dir, sqlite_path(settings.memory_url) if settings.memory_url else None):
         store = OnFirstUse(lambda: open_memory_store(settings.memory_url, data_dir, settings.durability))
         opened = await store()
         try:
@@ -70,9 +70,11 @@ def _tell_progress(count: int, what: str) -> None:
 
 @contextmanager
 def _output(target: Path | None) -> Generator[BinaryIO]:
-    if target is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+    if target is not None:
+        target = target.resolve()  # a link goes on pointing to it
+    if target is None or (target.exists() and not target.is_file()):
+        with _stream(target) as stream:
+            yield stream
         return
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -89,13 +91,28 @@ def _output(target: Path | None) -> Generator[BinaryIO]:
 
 
 @contextmanager
-def _input(source: Path | None) -> Generator[BinaryIO]:
-    if source is None:
-        yield sys.stdin.buffer
-        return
+def _stream(target: Path | None) -> Generator[BinaryIO]:
+    """Stdout, or what is no regular file: a device, a pipe."""
     try:
-        file = source.open("rb")
+        if target is None:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        else:
+            with target.open("wb") as file:
+                yield file
     except OSError as exc:
-        raise InvalidArgumentError(f"cannot read {source}: {exc.strerror or exc}") from exc
-    with file:
-        yield file
+        if target is None:  # or the interpreter tries once more to write what is left, and complains
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError(f"cannot write {target or 'stdout'}: {exc.strerror or exc}") from exc
+
+
+@contextmanager
+def _input(source: Path | None) -> Generator[BinaryIO]:
+    try:
+        if source is None:
+            yield sys.stdin.buffer
+        else:
+            with source.open("rb") as file:
+                yield file
+    except OSError as exc:
+        raise InvalidArgumentError(f"cannot read {source or 'stdin'}: {exc.strerror or exc}") from exc

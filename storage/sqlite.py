@@ -112,6 +112,8 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[st
     if version() < len(migrations):
         connection.execute("BEGIN IMMEDIATE")
         try:
+            if version() == 0:
+                _check_empty(connection, path)
             for number in range(version(), len(migrations)):
                 for statement in _statements(migrations[number]):
                     connection.execute(statement)
@@ -124,6 +126,11 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[st
         raise StorageError(
             f"{path} has schema {version()}, this program knows up to {len(migrations)}: upgrade quarterdeck"
         )
+
+
+def _check_empty(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise StorageError(f"{path} is a database of another program: name another file")
 
 
 def _statements(script: str) -> Iterable[str]:

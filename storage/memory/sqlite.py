@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from ..errors import StorageError
 from ..sqlite import Database, Durability
 from .base import Entry, Hit, NamespaceStats, prefix_end, searchable_text, version_conflict
 from .words import namespace_tag, snippet, tokens
@@ -220,7 +221,12 @@ class SqliteMemoryStore:
 
     async def search(self, namespace: str, words: Sequence[str], *, now: int, limit: int, offset: int = 0) -> list[Hit]:
         while self._db.read(f"SELECT 1 FROM entries WHERE id > {_INDEXED_TO} LIMIT 1"):
-            await self._db.write_aside(_index_some)
+            try:
+                await self._db.write_aside(_index_some)
+            except StorageError as exc:
+                raise StorageError(
+                    f"cannot search: what was stored lately could not be indexed: {exc.message}"
+                ) from exc
         match = _match(namespace, words)
         if not match:
             return []

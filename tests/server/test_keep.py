@@ -118,6 +118,14 @@ GOOD = (
         (GOOD.replace(b'"value":1', b'"worth":1'), "unknown argument 'worth'"),
         (GOOD.replace(b'"key":"%d"', b'"key":""'), "line 3: key: must be 1 to 512"),
         (GOOD.replace(b"2026-01-01T00:00:00Z", b"yesterday"), "line 3: entry: createdAt"),
+        (GOOD.replace(b"2026-01-01T00:00:00Z", b"0001-01-01T00:00:00+14:00"), "line 3: "),
+        (
+            GOOD.replace(b"null", b'"9999-12-31T23:59:59Z"'),
+            "line 3: createdAt, updatedAt, expiresAt: must be from 1970",
+        ),
+        (GOOD.replace(b"null", b'"2026-01-01T00:00:00Z"'), "line 3: expiresAt: must be after updatedAt"),
+        (GOOD.replace(b'"version":1', b'"version":9007199254740992'), "line 3: version: must be 1 to 9007199"),
+        (GOOD.replace(b'"version":1', b'"version":99999999999999999999'), "line 3: "),
     ],
 )
 async def test_a_bad_line_is_named_and_the_lines_before_it_are_kept(tmp_path: Path, line: bytes, told: str) -> None:
@@ -215,7 +223,12 @@ async def test_a_damaged_backup_restores_nothing(tmp_path: Path) -> None:
     assert "is damaged: memory.db is not as it was backed up; nothing was restored" in told
     assert "is no backup: manifest.json" in (await run(tmp_path / "a", "restore", tmp_path))[2]
     manifest = tmp_path / "copy" / "manifest.json"
-    manifest.write_text(json.dumps({"format": 1, "files": {"../a/memory.db": {"bytes": 1, "sha256": ""}}}))
+    about = json.loads(manifest.read_text())
+    odd: list[Any] = [{}, {"memory.db": 5}, {"memory.db": {}}, None]
+    for files in odd:
+        manifest.write_text(json.dumps({**about, "files": files}))
+        assert "is no backup: manifest.json: " in (await run(tmp_path / "a", "restore", tmp_path / "copy"))[2]
+    manifest.write_text(json.dumps({**about, "files": {"../a/memory.db": {"bytes": 1, "sha256": ""}}}))
     assert "is not inside of it" in (await run(tmp_path / "a", "restore", tmp_path / "copy"))[2]
     async with DeckClient(tmp_path / "a") as deck:
         assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "kept"
@@ -264,3 +277,90 @@ async def test_a_namespace_keeps_its_limits_and_says_so(tmp_path: Path) -> None:
         assert await store(deck, "new", "y") == "stored"
         with pytest.raises(ToolRefusedError, match="holds 3 entries"):
             await deck.call("memory_usage", action="restore", key=kept[0])
+
+
+async def test_an_export_goes_through_links_and_pipes_and_ends_with_its_reader(tmp_path: Path) -> None:
+    async with DeckClient(tmp_path / "a") as deck:
+        for number in range(300):
+            await deck.call("memory_usage", action="store", key=f"{number}", value="v" * 1_000)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert (await run(tmp_path / "a", "memory", "export", tmp_path / "link"))[0] == 0
+    assert (tmp_path / "link").is_symlink()
+    whole = (tmp_path / "real").read_text()
+    assert len(whole.splitlines()) == 300
+
+    os.mkfifo(tmp_path / "pipe")
+    reader = asyncio.to_thread((tmp_path / "pipe").read_text)
+    read, (code, _, _) = await asyncio.gather(reader, run(tmp_path / "a", "memory", "export", tmp_path / "pipe"))
+    assert (code, read) == (0, whole)
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "quarterdeck.server", "memory", "export", stdout=PIPE, stderr=PIPE,
+        env={**os.environ, "QUARTERDECK_DATA_DIR": str(tmp_path / "a")},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await process.stdout.readline()
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # pyright: ignore
+    assert await process.stderr.read() == b"quarterdeck: cannot write stdout: Broken pipe\n"
+    assert await process.wait() == 2
+
+
+async def test_memory_under_any_name_is_backed_up(tmp_path: Path) -> None:
+    memory = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/a/mem.sqlite3"}
+    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+        await deck.call("memory_usage", action="store", key="k", value="kept")
+        assert (await run(tmp_path / "a", "backup", tmp_path / "copy", environment=memory))[0] == 0
+    assert sorted(path.name for path in (tmp_path / "copy").glob("m*")) == ["manifest.json", "memory.db"]
+    assert (await run(tmp_path / "b", "restore", tmp_path / "copy"))[0] == 0
+    async with DeckClient(tmp_path / "b") as deck:
+        assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "kept"
+    code, _, told = await run(tmp_path / "typo", "backup", tmp_path / "copy2")
+    assert code == 2
+    assert "there is no data directory" in told
+
+
+async def test_a_restore_that_cannot_be_done_leaves_all_as_it_was(tmp_path: Path) -> None:
+    async with DeckClient(tmp_path / "a") as deck:
+        await deck.call("memory_usage", action="store", key="k", value="kept")
+        assert (await run(tmp_path / "a", "backup", tmp_path / "copy"))[0] == 0
+    missing = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/missing/mem.db"}
+    code, _, told = await run(tmp_path / "a", "restore", tmp_path / "copy", environment=missing)
+    assert code == 2
+    assert "there is no folder" in told
+    async with DeckClient(tmp_path / "a") as deck:
+        assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "kept"
+    assert [path.name for path in (tmp_path / "a").iterdir() if "re" in path.name] == []
+
+
+async def test_a_restore_that_was_cut_off_is_told_and_done_again(tmp_path: Path) -> None:
+    async with DeckClient(tmp_path / "a") as deck:
+        await deck.call("memory_usage", action="store", key="k", value="kept")
+        assert (await run(tmp_path / "a", "backup", tmp_path / "copy"))[0] == 0
+    (tmp_path / "a" / "memory.db").unlink()
+    (tmp_path / "a" / ".restoring").write_text("replaced-before")  # as a kill in the midst of the moves leaves it
+    code, _, told = await run(tmp_path / "a", "memory", "export")
+    assert code == 2
+    assert "run `quarterdeck restore` again; what was there is in replaced-before" in told
+    assert (await run(tmp_path / "a", "restore", tmp_path / "copy"))[0] == 0
+    assert "1 entries exported" in (await run(tmp_path / "a", "memory", "export"))[2]
+
+
+async def test_a_memory_file_that_two_directories_share_is_locked_for_both(tmp_path: Path) -> None:
+    memory = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/mem.db"}
+    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+        await deck.call("memory_usage", action="store", key="k", value="kept")
+        assert (await run(tmp_path / "a", "backup", tmp_path / "copy", environment=memory))[0] == 0
+        code, _, told = await run(tmp_path / "b", "restore", tmp_path / "copy", environment=memory)
+        assert code == 2
+        assert f"{tmp_path} is in use" in told
+
+
+async def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "notes.db") as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    connection.close()
+    url = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/notes.db"}
+    code, _, told = await run(tmp_path / "a", "memory", "export", environment=url)
+    assert code == 2
+    assert told == f"quarterdeck: {tmp_path}/notes.db is a database of another program: name another file\n"

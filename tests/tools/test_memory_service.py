@@ -197,8 +197,7 @@ async def test_a_restarted_deck_goes_on_from_the_latest_time(store: SqliteMemory
     first = MemoryService(ready(store), clock, WEEK, DAY)
     await first.store("n", "k", 1, ttl=10)
     clock.advance(10)
-    for number in range(100):  # writes note the time now and then
-        await first.store("n", f"{number}", number)
+    assert await first.retrieve("n", "k") is None  # whoever uses it notes the time
     clock.set_wall_clock(-1_800)
     restarted = MemoryService(ready(store), clock, WEEK, DAY)
     assert await restarted.retrieve("n", "k") is None
@@ -206,6 +205,19 @@ async def test_a_restarted_deck_goes_on_from_the_latest_time(store: SqliteMemory
     assert stored.expires_at == restarted.clock.now() + 5_000
     clock.advance(5)
     assert await restarted.retrieve("n", "new") is None
+
+
+async def test_decks_side_by_side_follow_the_latest_time(store: SqliteMemoryStore, clock: ManualClock) -> None:
+    slow = ManualClock(clock.now())
+    ahead, behind = MemoryService(ready(store), clock, WEEK, DAY), MemoryService(ready(store), slow, WEEK, DAY)
+    await behind.store("n", "k", 1, ttl=600)
+    clock.set_wall_clock(1_200)
+    assert await ahead.retrieve("n", "k") is None
+    slow.advance(1)
+    assert await behind.retrieve("n", "k") is None
+    await behind.store("n", "other", 1)
+    restarted = MemoryService(ready(store), slow, WEEK, DAY)
+    assert await restarted.retrieve("n", "k") is None
 
 
 async def test_a_clock_that_was_far_ahead_once_is_not_followed(

@@ -81,7 +81,7 @@ def check_loaded(entry: Entry, now: int) -> None:
 
 
 def check_version(version: int | None) -> None:
-    if version is not None and (isinstance(version, bool) or version < 0):
+    if version is not None and (isinstance(version, bool) or not 0 <= version <= MAX_VERSION):
         raise InvalidArgumentError(
             f"ifVersion: must be the version last seen, or 0 for 'must not exist', got {version}"
         )

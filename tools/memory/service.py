@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import logging
@@ -38,6 +39,9 @@ ANSWER_BYTES = 700  # the most that an answer has beside its entries and names
 ENTRY_BYTES = 350  # the most that an entry has beside its names, value and snippet
 PURGE_EVERY = 100  # writes
 PURGE_LIMIT = 400  # entries looked at each time: four a write, so the dead stay a small part
+NOTE_EVERY = 1_000  # milliseconds
+RETRY_TIME = 5_000  # milliseconds
+TIME_PATIENCE = 0.5  # seconds
 CLOCK_TRUST = 3_600_000  # milliseconds that the clock may have been set back since the last deck noted the time
 
 
@@ -69,7 +73,7 @@ class MemoryService:
     """Every method raises InvalidArgumentError for bad names and StorageError where the store fails.
 
     What has expired does not come back when the clock is set back: time goes on from the latest that this server has
-    seen, and from the latest that an earlier one has noted if that is at most CLOCK_TRUST ahead of the clock.
+    seen, and from the latest that any has noted if that is at most CLOCK_TRUST ahead of the clock.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class MemoryService:
         self.clock = SteadyClock(clock)
         self._wall_clock = clock
         self._open_store = store
-        self._knows_time = False
+        self._learn_time_at = 0  # by the clock: when to compare it with what other decks have noted
         self._guard = LimitGuard(limits or Limits(), clock)
         self._default_ttl = milliseconds(default_ttl)
         self._window = restore_window
@@ -270,9 +274,14 @@ class MemoryService:
     async def begin(self) -> tuple[MemoryStore, int]:
         """The store, opened, and the time of one call. Raises StorageError."""
         store = await self._open_store()
-        if not self._knows_time:
+        if self.clock.now() >= self._learn_time_at:
             await self._learn_time(store)
         return store, self.clock.now()
+
+    async def close(self) -> None:
+        """Note the time for the next deck."""
+        if self._open_store.opened is not None:
+            await self._learn_time(self._open_store.opened)
 
     async def _begin_write(self) -> tuple[MemoryStore, int]:
         """As `begin`; every now and then, writes clear away what is over."""
@@ -280,7 +289,6 @@ class MemoryService:
         self._writes += 1
         if self._writes % PURGE_EVERY == 1:
             try:
-                await store.note_time(now, trust=CLOCK_TRUST)
                 # Not by a time ahead of the wall clock, which may have been wrong once: what is forgotten is gone.
                 await store.purge(now=min(now, self._wall_clock.now()), limit=PURGE_LIMIT)
             except StorageError as exc:  # the write itself may do all the same
@@ -288,19 +296,21 @@ class MemoryService:
         return store, now
 
     async def _learn_time(self, store: MemoryStore) -> None:
-        """Compare the clock with what earlier decks have noted."""
+        """Compare the clock with what other decks have noted, and note it."""
         now = self.clock.now()
+        self._learn_time_at = now + RETRY_TIME
         try:
-            latest = await store.note_time(now, trust=CLOCK_TRUST)
-        except StorageError as exc:  # a full disk, say: what can be read is read, and the next call tries again
-            log.warning("the time was not noted: %s", exc.message)
+            async with asyncio.timeout(TIME_PATIENCE):  # reads go on beside a lock that somebody holds
+                latest = await store.note_time(now, trust=CLOCK_TRUST)
+        except (StorageError, TimeoutError) as exc:  # a full disk, say: what can be read is read
+            log.warning("the time was not noted: %s", exc)
             return
         if now < latest <= now + CLOCK_TRUST:
             self.clock.go_on_from(latest)
         elif latest > now:
             ahead = (latest - now) // 1000
             log.warning("memory was last used %d s in the future: what has expired since then is there again", ahead)
-        self._knows_time = True
+        self._learn_time_at = self.clock.now() + NOTE_EVERY
 
 
 async def _with_values(store: MemoryStore, heads: Sequence[Entry], now: int) -> Sequence[Entry]:

@@ -20,7 +20,7 @@ from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.memory.base import Entry
 from quarterdeck.tools.contract import Arguments, explain
 
-from .checks import check_names, json_text
+from .checks import check_loaded, check_names, json_text
 from .service import MemoryService
 
 PAGE = 500  # entries read at once
@@ -117,7 +117,9 @@ async def import_lines(memory: MemoryService, lines: Iterable[bytes], on_line: C
             on_line(number)
             try:
                 if line.strip():
-                    entries.append((number, _parse(line)))
+                    entry = _parse(line)
+                    check_loaded(entry, memory.clock.now())  # before any of the lines behind it is written
+                    entries.append((number, entry))
             except DeckError as exc:
                 failure = _at_line(number, exc)
                 break
