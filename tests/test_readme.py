@@ -34,11 +34,15 @@ def tools_table() -> str:
 
 
 def types_table() -> str:
-    rows = [
-        f"| `{kind.name}` | {kind.summary} | {', '.join(f'`{name}`' for name in kind.capabilities)} |"
-        for kind in TYPES.values()
-    ]
-    return "\n".join(["| type | does | capabilities |", "| --- | --- | --- |", *rows])
+    rows: list[str] = []
+    for kind in TYPES.values():
+        takes = {
+            name: ", ".join(f"{key}{'' if field.needed else '?'}" for key, field in capability.fields.items())
+            for name, capability in kind.capabilities.items()
+        }
+        shown = ", ".join(f"`{name}({fields})`" for name, fields in takes.items())
+        rows.append(f"| `{kind.name}` | {kind.summary} | {shown} |")
+    return "\n".join(["| type | does | capabilities(fields; ? may be left out) |", "| --- | --- | --- |", *rows])
 
 
 def settings_table() -> str:
