@@ -47,7 +47,7 @@ async def test_time_beyond_the_budget_ends_the_query_with_the_figures(bridge: Br
     await ended(query)
     assert (query.status, query.error) == (
         "terminated",
-        "terminated by the budget: {'usedUp': {'wallSeconds': '10 of 10'}}",
+        "terminated by the budget: wallSeconds 10 of 10",
     )
     [audit] = await bridge.queries.audit(query.id)
     assert (audit.actor, audit.action) == ("budget", "terminate")
@@ -77,7 +77,7 @@ async def test_tokens_and_dollars_hold_the_query_until_a_larger_budget(bridge: B
     await bridge.queries.tick()
     await until(lambda: query.status == "paused")
     assert fake.paused
-    assert query.error == f"paused by the budget: {{'usedUp': {{'{kind}': '6 of 5'}}}}"
+    assert query.error == f"paused by the budget: {kind} 6 of 5"
     with pytest.raises(LimitError, match=f"{kind} 6 of 5.: resume it with a larger budget") as refused:
         await bridge.queries.control(query.id, "resume", actor="client")
     assert refused.value.details == {"usedUp": {kind: "6 of 5"}}
@@ -124,7 +124,7 @@ async def test_the_deck_refuses_spawns_and_queries_beyond_its_budget(bridge: Bri
     bridge.clock.advance(50)  # fifty seconds of both
     await bridge.queries.tick()
     for query in queries:
-        assert "wallSeconds': '100 of 100" in str((await ended(query)).error)
+        assert "wallSeconds 100 of 100" in str((await ended(query)).error)
     with pytest.raises(LimitError, match=r"the deck has used up its budget .wallSeconds 100 of 100.: raise"):
         await bridge.queries.start(first.id, "more")
     [result] = await bridge.orchestrator.spawn([SpawnRequest("worker", "third")])
