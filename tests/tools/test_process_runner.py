@@ -335,6 +335,7 @@ def saying(*messages: str) -> CommandType:
         ('{"type": "progress", "id": "q", "total": [1]}', "progress whose 'total' is no number"),
         ('{"type": "progress", "id": "q", "message": 1}', "progress without a valid 'message'"),
         ('{"type": "call", "id": 1, "tool": "uploads", "arguments": []}', "call without a valid 'arguments'"),
+        ('{"type": "' + "x" * 1_000 + '"}', "unknown message type 'x{478}$"),
         ('"text"', "a line that is no object"),
         ('{"id": "q"}', "without 'type'"),
     ],
@@ -378,3 +379,12 @@ async def test_a_result_may_be_a_hundred_levels_deep(deck: Deck) -> None:
         await agent.run(work("go"))
     assert str(await agent.run(work("go"))) == "[" * 100 + "]" * 100
     await agent.end(grace=0)
+
+
+async def test_nothing_is_written_to_a_worker_that_has_ended(
+    agent: ProcessAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    await agent.end(grace=0)
+    for _ in range(20):
+        await agent.cancel("q")
+    assert caplog.text == ""

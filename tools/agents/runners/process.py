@@ -199,7 +199,7 @@ class ProcessAgent:
                 while len(self._calls) >= OPEN_CALLS:
                     await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
         except (ValueError, RecursionError) as exc:  # no JSON, too long or deep, no such field
-            self._broken = f"the worker broke the protocol: {exc}"
+            self._broken = f"the worker broke the protocol: {str(exc)[:500]}"
             await processes.end(self._root, grace=0)
 
     async def _next_line(self) -> bytes:
