@@ -63,9 +63,9 @@ def usage(message: Mapping[str, Any]) -> dict[str, float]:
 
 def is_too_deep(value: Any) -> bool:
     """Whether it is nested deeper than MAX_DEPTH."""
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
-        inner = [part for part in level if isinstance(part, (dict, list))]
+        inner = [part for part in level if _has_parts(part)]
         if not inner:
             return False
         level = [child for part in inner for child in (part.values() if _is_object(part) else part)]
@@ -74,6 +74,10 @@ def is_too_deep(value: Any) -> bool:
 
 def _is_object(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
+
+
+def _has_parts(value: Any) -> TypeGuard[dict[str, Any] | list[Any]]:
+    return isinstance(value, (dict, list))
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
