@@ -134,20 +134,20 @@ async def test_agents_work_on_without_memory_and_their_records_follow(tmp_path: 
     await bridge.close()
 
 
-async def test_the_latest_of_one_key_wins_though_writes_overtake_each_other(memory: Memory) -> None:
-    put, held = memory.store.put, asyncio.Event()
-    versions: list[int] = []
+async def test_the_latest_of_one_key_wins_though_writes_overtake_each_other(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, overtaken = memory.service.store, asyncio.Event()
 
-    async def overtaken(*arguments: Any, **options: Any) -> Entry:
-        versions.append(len(versions))
-        if versions[-1] == 0:
+    async def slow_at_first(namespace: str, key: str, value: Any, **options: Any) -> Any:
+        if value == {"text": "older"}:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(held.wait(), 0.2)  # for as long as another write may come first
-        entry = await put(*arguments, **options)
-        held.set()
-        return entry
+                await asyncio.wait_for(overtaken.wait(), 0.2)  # another write may come first
+        stored = await store(namespace, key, value, **options)
+        overtaken.set()
+        return stored
 
-    memory.store.put = overtaken  # type: ignore[method-assign]
+    monkeypatch.setattr(memory.service, "store", slow_at_first)
     for text in ("older", "latest"):
         memory.tracker._write(ACTIVITIES, "a", {"text": text}, ACTIVITIES_TTL)  # pyright: ignore[reportPrivateUsage]
     await memory.until_written()
