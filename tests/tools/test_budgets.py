@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.storage.errors import LimitError
+from quarterdeck.storage.errors import ConflictError, LimitError
 from quarterdeck.storage.runs.base import Agent, Query
 from quarterdeck.tools.agents.budget import total, used_up
 from quarterdeck.tools.agents.orchestrator import SpawnRequest
@@ -47,7 +47,7 @@ async def test_time_beyond_the_budget_ends_the_query_with_the_figures(bridge: Br
     await ended(query)
     assert (query.status, query.error) == (
         "terminated",
-        "terminated by the budget: {'usedUp': {'wallSeconds': '10 of 10'}}",
+        "terminated by the budget: wallSeconds 10 of 10",
     )
     [audit] = await bridge.queries.audit(query.id)
     assert (audit.actor, audit.action) == ("budget", "terminate")
@@ -77,7 +77,7 @@ async def test_tokens_and_dollars_hold_the_query_until_a_larger_budget(bridge: B
     await bridge.queries.tick()
     await until(lambda: query.status == "paused")
     assert fake.paused
-    assert query.error == f"paused by the budget: {{'usedUp': {{'{kind}': '6 of 5'}}}}"
+    assert query.error == f"paused by the budget: {kind} 6 of 5"
     with pytest.raises(LimitError, match=f"{kind} 6 of 5.: resume it with a larger budget") as refused:
         await bridge.queries.control(query.id, "resume", actor="client")
     assert refused.value.details == {"usedUp": {kind: "6 of 5"}}
@@ -124,7 +124,7 @@ async def test_the_deck_refuses_spawns_and_queries_beyond_its_budget(bridge: Bri
     bridge.clock.advance(50)  # fifty seconds of both
     await bridge.queries.tick()
     for query in queries:
-        assert "wallSeconds': '100 of 100" in str((await ended(query)).error)
+        assert "wallSeconds 100 of 100" in str((await ended(query)).error)
     with pytest.raises(LimitError, match=r"the deck has used up its budget .wallSeconds 100 of 100.: raise"):
         await bridge.queries.start(first.id, "more")
     [result] = await bridge.orchestrator.spawn([SpawnRequest("worker", "third")])
@@ -135,3 +135,67 @@ async def test_the_deck_refuses_spawns_and_queries_beyond_its_budget(bridge: Bri
 def test_what_nobody_knows_is_over_no_budget() -> None:
     assert used_up({"tokens": 1, "usd": 1}, {"tokens": None}) == {}
     assert total({"tokens": None, "usd": 1}, {"usd": 2}) == {"usd": 3}
+
+
+async def test_what_waited_behind_the_last_of_a_budget_is_refused_with_the_figures(bridge: Bridge) -> None:
+    agent, fake = await bridge.spawn(budget={"tokens": 10})
+    query = await begin(bridge, agent, fake, {})
+    waiting = await bridge.queries.start(agent.id, "more")
+    assert fake.work is not None
+    fake.work.on_usage({"tokens": 12})
+    fake.finish()
+    await ended(query)
+    await ended(waiting)
+    assert (waiting.status, waiting.started_at) == ("failed", None)
+    assert f"agent {agent.id} has used up its budget (tokens 12 of 10)" in str(waiting.error)
+
+
+async def test_the_deck_counts_what_live_queries_have_used(bridge: Bridge) -> None:
+    agent, fake = await bridge.spawn()
+    await begin(bridge, agent, fake, {})
+    bridge.clock.advance(100)
+    with pytest.raises(LimitError, match=r"the deck has used up its budget .wallSeconds 100 of 100."):
+        await bridge.queries.start(agent.id, "more")
+    [result] = await bridge.orchestrator.spawn([SpawnRequest("worker", "another")])
+    assert "wallSeconds 100 of 100" in str(result.error)
+
+
+async def test_nothing_is_left_of_a_budget_that_is_exceeded_already(bridge: Bridge) -> None:
+    agent, fake = await bridge.spawn(budget={"outputBytes": 10})
+    query = await begin(bridge, agent, fake, {})
+    agent.spent = {"outputBytes": 14}
+    fake.finish("0123456789")
+    await ended(query)
+    assert query.result == {"partial": ""}
+    assert query.error == "outputBytes: the result has 12 bytes, 0 were left; its beginning is kept"
+
+
+async def test_a_refused_resume_leaves_the_budget_as_it_was(bridge: Bridge) -> None:
+    agent, fake = await bridge.spawn()
+    query = await begin(bridge, agent, fake, {"tokens": 5})
+    assert fake.work is not None
+    fake.work.on_usage({"tokens": 9})
+    await bridge.queries.control(query.id, "pause", actor="client")
+    with pytest.raises(LimitError, match="tokens 9 of 7"):
+        await bridge.queries.control(query.id, "resume", actor="client", budget={"tokens": 7, "usd": 1})
+    assert query.budget == {"tokens": 5}
+    await bridge.queries.control(query.id, "resume", actor="client", budget={"tokens": 20})
+    assert query.budget == {"tokens": 20}
+    waiting = await bridge.queries.start(agent.id, "more")
+    with pytest.raises(ConflictError, match="is queued"):
+        await bridge.queries.control(waiting.id, "resume", actor="client", budget={"tokens": 1})
+    assert waiting.budget == {}
+
+
+async def test_a_new_wall_clock_is_not_work(bridge: Bridge) -> None:
+    agent, fake = await bridge.spawn()
+    query = await begin(bridge, agent, fake, {"wallSeconds": 10})
+    bridge.clock.set_wall_clock(3600)
+    bridge.clock.advance(9)
+    await bridge.queries.tick()
+    assert query.status == "running"
+    bridge.clock.set_wall_clock(-7200)
+    bridge.clock.advance(1)
+    await bridge.queries.tick()
+    assert (await ended(query)).error == "terminated by the budget: wallSeconds 10 of 10"
+    assert agent.spent["wallSeconds"] == 10

@@ -135,3 +135,11 @@ async def test_it_looks_by_itself_until_it_is_stopped(bridge: Bridge) -> None:
 
 async def _ignore(_rows: object) -> None:
     return None
+
+
+async def test_a_step_of_the_wall_clock_makes_no_runaway(bridge: Bridge) -> None:
+    query, fake = await run_one(bridge)
+    bridge.clock.set_wall_clock(10_000)
+    await optimizer(bridge).tick()
+    assert query.status == "running"
+    fake.finish()

@@ -291,6 +291,15 @@ async def test_what_a_dead_server_left_is_marked_interrupted(bridge: Bridge) -> 
     assert await bridge.recovery.recover() == 0
 
 
+async def test_what_a_dead_server_left_in_the_queue_never_started(bridge: Bridge) -> None:
+    await bridge.runs.add_query(Query("begun", "ghost", "worker", "p", DEAD, 1, status="running", started_at=2))
+    await bridge.runs.add_query(Query("waiting", "ghost", "worker", "p", DEAD, 1))
+    await bridge.recovery.recover()
+    begun, waiting = await bridge.queries.row("begun"), await bridge.queries.row("waiting")
+    assert (begun.status, begun.error) == ("interrupted", "its server ended while it ran")
+    assert (waiting.status, waiting.error) == ("interrupted", "its server ended before it started")
+
+
 async def test_two_servers_that_start_together_mark_what_a_dead_one_left_once(bridge: Bridge) -> None:
     await bridge.runs.put_agent(Agent("ghost", "worker", "g", "process", DEAD, 1, status="busy", process=DEAD))
     await bridge.runs.add_query(Query("lost", "ghost", "worker", "p", DEAD, 1, status="running"))

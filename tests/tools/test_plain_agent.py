@@ -77,7 +77,7 @@ async def test_a_command_that_ignores_sigterm_is_ended_with_its_agent(children: 
     assert agent.process is not None
     usage = agent.usage()
     assert usage is not None
-    assert usage.memory_bytes > 0
+    assert usage.memory_bytes
     process = psutil.Process(agent.process.pid)
     await agent.end(grace=0.05)
     with pytest.raises(AgentDiedError, match="it was ended"):
@@ -103,3 +103,10 @@ async def test_stderr_without_end_is_not_held(children: Children, tmp_path: Path
     with pytest.raises(WorkError, match="exited with code 1: the end"):
         await agent.run(work())
     assert psutil.Process().memory_info().rss - before < 8 << 20
+
+
+async def test_the_memory_of_a_command_that_has_ended_is_unknown(children: Children, tmp_path: Path) -> None:
+    agent = await plain(children, tmp_path, "print('done')")
+    await agent.run(work())
+    usage = agent.usage()
+    assert usage is None or usage.memory_bytes is None

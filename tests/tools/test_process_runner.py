@@ -99,7 +99,7 @@ async def test_a_worker_works_reports_and_stores_through_the_deck(agent: Process
     usage = agent.usage()
     assert usage is not None
     assert usage.cpu_seconds > 0
-    assert usage.memory_bytes > 1 << 20
+    assert (usage.memory_bytes or 0) > 1 << 20
 
 
 async def test_an_error_of_the_work_is_plain_and_the_worker_lives_on(agent: ProcessAgent) -> None:
@@ -306,6 +306,85 @@ async def test_a_worker_that_never_gets_ready_is_ended(
 
 async def test_a_worker_that_floods_its_pipe_is_ended(children: Children, deck: Deck) -> None:
     flooding = worker("while True: print('x' * 100_000, end='')", limits=Limits(output_kb=64))
-    with pytest.raises(AgentDiedError, match="broke the protocol: a line of more than 65536 bytes"):
+    with pytest.raises(AgentDiedError, match=r"a line of more than 65536 bytes .own types: limits\.output_kb"):
         await start(children, deck.call, flooding)
     assert workers() == []
+
+
+def saying(*messages: str) -> CommandType:
+    """A worker that answers its task `q` with these, as they stand here."""
+    lines = ['{"type": "ready", "protocol": 1}', *messages]
+    return worker(f"for line in {lines!r}:\n    input(); print(line)\nfor line in open(0): pass")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ('{"type": "result", "id": "q", "result": [NaN]}', "NaN, which JSON cannot say"),
+        ('{"type": "result", "id": "q", "result": {"a": -Infinity}}', "-Infinity, which JSON cannot say"),
+        ('{"type": "result", "id": "q", "result": 1e999}', "1e999, which no float can hold"),
+        ('{"type": "result", "id": "q"}', "result without 'result'"),
+        ('{"type": "result", "result": 1}', "result without 'id'"),
+        ('{"type": "error", "id": "q"}', "error without 'error'"),
+        ('{"type": "error", "id": "q", "error": {"no": "text"}}', "error without a valid 'error'"),
+        ('{"type": "usage", "id": "q", "tokens": -1}', "usage whose 'tokens' is no number from 0 on"),
+        ('{"type": "usage", "id": "q", "tokens": true}', "usage whose 'tokens' is no number from 0 on"),
+        ('{"type": "usage", "id": "q", "usd": "12"}', "usage whose 'usd' is no number from 0 on"),
+        ('{"type": "usage", "id": "q", "usd": 1' + "0" * 400 + "}", "usage whose 'usd' is no number from 0 on"),
+        ('{"type": "progress", "id": "q", "done": "1"}', "progress whose 'done' is no number"),
+        ('{"type": "progress", "id": "q", "total": [1]}', "progress whose 'total' is no number"),
+        ('{"type": "progress", "id": "q", "message": 1}', "progress without a valid 'message'"),
+        ('{"type": "call", "id": 1, "tool": "uploads", "arguments": []}', "call without a valid 'arguments'"),
+        ('{"type": "' + "x" * 1_000 + '"}', "unknown message type 'x{478}$"),
+        ('"text"', "a line that is no object"),
+        ('{"id": "q"}', "without 'type'"),
+    ],
+)
+async def test_what_is_no_message_ends_the_worker_by_name(deck: Deck, message: str, reason: str) -> None:
+    children = Subprocesses()
+    agent = await start(children, deck.call, saying(message))
+    with pytest.raises(AgentDiedError, match=f"the worker broke the protocol: .*{reason}"):
+        await agent.run(work("go"))
+    await agent.end(grace=0)
+
+
+async def test_half_characters_are_replaced_wherever_a_worker_says_them(deck: Deck) -> None:
+    reports: list[dict[str, Any]] = []
+    half = r"a\ud800"
+    whole = r"\ud83d\ude00"
+    result = f'{{"type": "result", "id": "q", "result": {{"{half}": "{half}{whole}"}}}}'
+    report = f'{{"type": "progress", "id": "q", "message": "{half}"}}'
+    agent = await start(
+        Subprocesses(),
+        deck.call,
+        worker(f"""
+input(); print('{{"type": "ready", "protocol": 1}}')
+input(); print({report!r}); print({result!r})
+input(); print({f'{{"type": "error", "id": "q", "error": "{half}{"x" * 5_000}"}}'!r})
+input()
+"""),
+    )
+    assert await agent.run(work("go", reports.append)) == {"a?": "a?😀"}
+    assert reports == [{"done": None, "total": None, "message": "a?"}]
+    with pytest.raises(WorkError) as failed:
+        await agent.run(work("go"))
+    assert str(failed.value) == "a?" + "x" * 3_998
+    await agent.end(grace=0)
+
+
+async def test_a_result_may_be_a_hundred_levels_deep(deck: Deck) -> None:
+    deep = [f'{{"type": "result", "id": "q", "result": {"[" * levels + "]" * levels}}}' for levels in (101, 100)]
+    agent = await start(Subprocesses(), deck.call, saying(*deep))
+    with pytest.raises(WorkError, match="its result is nested deeper than 100 levels"):
+        await agent.run(work("go"))
+    assert str(await agent.run(work("go"))) == "[" * 100 + "]" * 100
+    await agent.end(grace=0)
+
+
+async def test_nothing_is_written_to_a_worker_that_has_ended(
+    agent: ProcessAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    await agent.end(grace=0)
+    for _ in range(20):
+        await agent.cancel("q")
+    assert caplog.text == ""

@@ -12,7 +12,7 @@ import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError
 from quarterdeck.storage.runs.base import Query
-from quarterdeck.tools.agents.runners.base import Outcome, WorkError
+from quarterdeck.tools.agents.runners.base import Outcome, WorkCancelledError, WorkError
 from tests.tools.fakes import DEAD, Bridge, FakeAgent
 from tests.until import until
 
@@ -418,3 +418,75 @@ async def test_progress_reaches_the_disk_with_the_next_tick(bridge: Bridge) -> N
     assert row.progress == {"done": 1, "total": 4, "message": "one"}
     fake.finish()
     await until(lambda: not bridge.queries.live)
+
+
+def deep(levels: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("result", ["half \ud800", {"\udfff": 1}, deep(500)], ids=["text", "key", "deep"])
+async def test_a_result_that_no_store_can_hold_fails_its_query_and_nothing_else(bridge: Bridge, result: object) -> None:
+    query, fake = await run_one(bridge)
+    fake.finish(result)
+    [row] = await finished(bridge, "q")
+    assert (row.status, row.result) == ("failed", None)
+    assert str(row.error).startswith("its result cannot be stored: ")
+    assert await bridge.runs.get_query("q") == row
+    await bridge.queries.start(query.agent_id, "again", query_id="again")
+    await fake.started.wait()
+    fake.finish("fine")
+    assert (await finished(bridge, "again"))[0].result == "fine"
+
+
+async def test_one_query_that_cannot_be_kept_does_not_hold_up_the_others(
+    bridge: Bridge, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, fake = await run_one(bridge)
+    agent, other = await bridge.spawn("w1")
+    await bridge.queries.start(agent.id, "work", query_id="other", budget={"wallSeconds": 5})
+    await other.started.wait()
+    assert fake.work is not None
+    fake.work.on_progress({"done": None, "total": None, "message": "\ud800"})
+    bridge.clock.advance(5)
+    await bridge.queries.tick()
+    assert "query q" in caplog.text
+    assert (await finished(bridge, "other"))[0].status == "terminated"
+    fake.finish()
+    assert (await finished(bridge, "q"))[0].status == "failed"
+
+
+async def test_a_query_terminated_while_its_agent_restarts_stays_terminated(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, restarted=["worker"])
+    agent, fake = await bridge.spawn()
+    bridge.runner.gate.clear()
+    fake.die("killed by somebody")
+    await bridge.runner.until_starting(1)
+    query = await bridge.queries.start(agent.id, "work", query_id="q")
+    await asyncio.sleep(0)  # it waits for the restart
+    await bridge.queries.control("q", "terminate", actor="client")
+    ended_at = query.ended_at
+    bridge.clock.advance(1)
+    bridge.runner.gate.set()
+    await bridge.queries.start(agent.id, "more", query_id="next")
+    await until(lambda: bridge.runner.agents["w0"] is not fake)
+    fresh = bridge.runner.agents["w0"]
+    await fresh.started.wait()
+    assert fresh.work is not None
+    assert fresh.work.id == "next"
+    fresh.finish()
+    await finished(bridge, "next")
+    assert (query.status, query.started_at, query.ended_at) == ("terminated", None, ended_at)
+    [live] = bridge.orchestrator.live
+    assert live.waiting == 0
+    assert await bridge.runs.get_query("q") == query
+    await bridge.close()
+
+
+async def test_work_that_the_worker_gave_up_by_itself_says_so(bridge: Bridge) -> None:
+    _, fake = await run_one(bridge)
+    fake.fail(WorkCancelledError("q"))
+    [row] = await finished(bridge, "q")
+    assert (row.status, row.error) == ("failed", "the worker cancelled it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,25 @@ async def test_agents_work_on_without_memory_and_their_records_follow(tmp_path: 
     keys = [entry.key for entry in (await bridge.memory.list(ACTIVITIES)).entries]
     assert keys == [f"agent-{agent.id}-complete", f"agent-{agent.id}-spawn"]
     await bridge.close()
+
+
+async def test_the_latest_of_one_key_wins_though_writes_overtake_each_other(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, overtaken = memory.service.store, asyncio.Event()
+
+    async def slow_at_first(namespace: str, key: str, value: Any, **options: Any) -> Any:
+        if value == {"text": "older"}:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(overtaken.wait(), 0.2)  # another write may come first
+        stored = await store(namespace, key, value, **options)
+        overtaken.set()
+        return stored
+
+    monkeypatch.setattr(memory.service, "store", slow_at_first)
+    for text in ("older", "latest"):
+        memory.tracker._write(ACTIVITIES, "a", {"text": text}, ACTIVITIES_TTL)  # pyright: ignore[reportPrivateUsage]
+    await memory.until_written()
+    entry = await memory.service.retrieve(ACTIVITIES, "a")
+    assert entry is not None
+    assert entry.value == {"text": "latest"}

@@ -5,7 +5,7 @@ An amount that nobody reports is unknown, and an unknown amount is never over a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import Field
 
@@ -48,11 +48,15 @@ def used_up(budget: Amounts, spent: Amounts) -> dict[str, str]:
     }
 
 
+def figures(over: Mapping[str, str]) -> str:
+    """What `used_up` found, as text: `tokens 12.5 of 10`."""
+    return ", ".join(f"{kind} {figure}" for kind, figure in over.items())
+
+
 def refuse_if_used_up(who: str, budget: Amounts, spent: Amounts, instead: str) -> None:
     """Raises LimitError with the figures, and what to do `instead`."""
     if over := used_up(budget, spent):
-        figures = ", ".join(f"{kind} {figure}" for kind, figure in over.items())
-        raise LimitError(f"{who} has used up its budget ({figures}): {instead}", usedUp=over)
+        raise LimitError(f"{who} has used up its budget ({figures(over)}): {instead}", usedUp=over)
 
 
 class Ledger:
@@ -60,11 +64,16 @@ class Ledger:
 
     def __init__(self, budget: Amounts) -> None:
         self.budget = budget
-        self.spent: Amounts = {}
+        self.spent: Amounts = {}  # by ended queries
+        self.running: Callable[[], Iterable[Amounts]] = tuple  # what each live query has used; their manager tells
 
     def add(self, amounts: Amounts) -> None:
         self.spent = total(self.spent, amounts)
 
+    def used(self) -> Amounts:
+        """What ended and live queries have used."""
+        return total(self.spent, *self.running())
+
     def refuse_if_used_up(self) -> None:
         """Raises LimitError."""
-        refuse_if_used_up("the deck", self.budget, self.spent, "raise QUARTERDECK_BUDGET_… and restart the server")
+        refuse_if_used_up("the deck", self.budget, self.used(), "raise QUARTERDECK_BUDGET_… and restart the server")

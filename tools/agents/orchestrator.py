@@ -328,7 +328,7 @@ class Orchestrator:
         if live.measured is not None and now - live.measured[0] < METRICS_EVERY:
             return
         usage = live.handle.usage()
-        if usage is None:
+        if usage is None or usage.memory_bytes is None:
             return
         if live.measured is not None:
             since, before = live.measured

@@ -57,7 +57,7 @@ class Recovery:
     async def _interrupt_query(self, query: Query) -> None:
         """As `_interrupt`."""
         before, query.status, query.ended_at = query.status, "interrupted", self._clock.now()
-        query.error = "its server ended while it ran"
+        query.error = f"its server ended {'before it started' if before == 'queued' else 'while it ran'}"
         try:
             if not await self._runs.put_query(query, expected=before):
                 return

@@ -152,7 +152,7 @@ class Tracker:
 
     async def _write_backlog(self) -> None:
         while self._backlog:
-            batch = list(islice(self._backlog, BATCH))
+            batch = self._next_batch()
             outcomes = await asyncio.gather(*map(self._store, batch), return_exceptions=True)
             for record, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, StorageError):
@@ -167,6 +167,15 @@ class Tracker:
                 if self._backlog and self._backlog[0] is record:  # not lost meanwhile
                     self._backlog.popleft()
             self._failing = False
+
+    def _next_batch(self) -> list[_Record]:
+        """The next records; it ends before a key that it holds already, since its writes may take any order."""
+        batch: dict[tuple[str, str], _Record] = {}
+        for record in islice(self._backlog, BATCH):
+            if (name := (record.namespace, record.key)) in batch:
+                break
+            batch[name] = record
+        return list(batch.values())
 
     async def _store(self, record: _Record) -> None:
         left = (record.expires_at - self._clock.now()) / 1000

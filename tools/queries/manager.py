@@ -9,23 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 
 from quarterdeck.storage.clock import Clock
-from quarterdeck.storage.errors import ConflictError, DeckError, NotFoundError
+from quarterdeck.storage.errors import ConflictError, DeckError, LimitError, NotFoundError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Audit, Query, QueryStatus, RunStore
 
 from ..agents import processes
-from ..agents.budget import PAUSES, Ledger
+from ..agents.budget import PAUSES, Amounts, Ledger, figures
 from ..agents.orchestrator import LiveAgent, Orchestrator
 from ..agents.rights import lower
 from ..agents.runners.base import AgentDiedError, Outcome, Work, WorkCancelledError, WorkError
 from ..agents.tracker import Tracker
 from ..tasks import Tasks
+from .live import LiveQuery
 from .spending import Spending
 
 log = logging.getLogger(__name__)
@@ -43,21 +44,6 @@ POSSIBLE: Mapping[QueryStatus, Sequence[str]] = {
 """The controls that each state allows; an ended query allows none."""
 
 
-@dataclass(slots=True, eq=False)
-class LiveQuery:
-    """A query of this server that has not ended."""
-
-    row: Query
-    agent: LiveAgent
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    released: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while a pause holds it
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    terminating: bool = False
-    task: asyncio.Task[None] | None = None
-    unsaved: bool = False  # progress that is not on disk yet
-    held_progress: dict[str, Json] | None = None  # came in while a pause held it
-
-
 class QueryManager:
     """Owns the queries of this server's agents and reads everybody's."""
 
@@ -68,14 +54,24 @@ class QueryManager:
         self._orchestrator = orchestrator
         self._tracker = tracker
         self._clock = clock
-        self._spending = Spending(ledger, clock)
+        self._spending = Spending(ledger)
         self._live: dict[str, LiveQuery] = {}
+        ledger.running = self._running
         self._tasks = Tasks()
 
     @property
     def live(self) -> Sequence[Query]:
         """Rows of this server's queries that have not ended."""
         return [query.row for query in self._live.values() if not query.ended.is_set()]
+
+    def active_seconds(self, query_id: str, now: float) -> float:
+        """How long a live query has worked up to the monotonic `now`, pauses left out; 0 of any other."""
+        query = self._live.get(query_id)
+        return (query.active.seconds(now) or 0.0) if query is not None else 0.0
+
+    def _running(self) -> Sequence[Amounts]:
+        now = self._clock.monotonic()
+        return [query.used(now) for query in self._live.values() if not query.settled]
 
     # --- work
 
@@ -133,9 +129,13 @@ class QueryManager:
             except (WorkCancelledError, AgentDiedError) as exc:
                 stopped = query.terminating or query.agent.row.status in ("stopping", "stopped")
                 row.status = "terminated" if stopped else "failed"
-                row.error = row.error or (None if query.terminating else f"its agent has ended: {exc}")
+                cancelled = isinstance(exc, WorkCancelledError)
+                reason = "the worker cancelled it" if cancelled else f"its agent has ended: {exc}"
+                row.error = row.error or (None if query.terminating else reason)
             except WorkError as exc:
                 row.status, row.error = "failed", str(exc)
+            except LimitError as exc:
+                row.status, row.error = "failed", exc.message
             except Exception:  # the top of a background task: the query must end whatever happens
                 log.exception("query %s", row.id)
                 row.status, row.error = "failed", "an internal error ended it; the server's log has the details"
@@ -144,9 +144,13 @@ class QueryManager:
     async def _run(self, query: LiveQuery) -> None:
         row, agent = query.row, query.agent
         await agent.ready.wait()
+        if query.terminating:
+            raise WorkCancelledError(row.id)
         if agent.row.status not in ("idle", "busy"):
             raise AgentDiedError(agent.row.error or f"agent {agent.row.id} is {agent.row.status}")
+        self._spending.check_start(agent.row)  # what ran before it may have left nothing
         row.status, row.started_at = "running", self._clock.now()
+        query.active.go(self._clock.monotonic())
         await self._save(query)
         await self._orchestrator.set_busy(agent, row.id)
         agent.rights.mode = row.permission_mode
@@ -196,16 +200,20 @@ class QueryManager:
                 raise AgentDiedError(died.result())
 
     async def _settle(self, query: LiveQuery) -> None:
-        """Write the end, tell the tracker, wake those who wait."""
+        """Write the end, tell the tracker, wake those who wait: once, whoever notices first."""
+        if query.settled:
+            return
+        query.settled = True
         row = query.row
         now = self._clock.now()
+        query.active.stop(self._clock.monotonic())
         if row.paused_at is not None:
             row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
         row.ended_at = now
-        self._spending.settle(row, query.agent.row)
+        self._spending.settle(query.agent.row, query.used(self._clock.monotonic()))
+        query.agent.waiting -= 1
         try:
-            await self._save(query)
-            query.agent.waiting -= 1
+            await self._save_end(query)
             if row.started_at is not None:
                 await self._orchestrator.set_idle(query.agent, row.id, row.status)
             self._tracker.completed(row)
@@ -213,6 +221,16 @@ class QueryManager:
         finally:
             query.ended.set()
             self._forget_if_done(query)
+
+    async def _save_end(self, query: LiveQuery) -> None:
+        """As `_save`; what no store can hold is left out, so that the query ends all the same."""
+        row = query.row
+        try:
+            await self._save(query)
+        except (TypeError, ValueError, RecursionError) as exc:
+            row.status, row.error = "failed", f"its result cannot be stored: {exc}".encode("utf-8", "replace").decode()
+            row.result = row.progress = None
+            await self._save(query)
 
     def _forget_if_done(self, query: LiveQuery) -> None:
         """Drop an ended query once its row is on disk; until then it is answered from memory."""
@@ -237,16 +255,20 @@ class QueryManager:
 
     async def tick(self) -> None:
         """Keep the progress that has come in; hold or end what is over its budget. Called about once a second."""
-        for query in list(self._live.values()):
-            self._enforce_budget(query)
-            if query.unsaved:
-                await self._save(query)
+        queries = list(self._live.values())
+        for query in queries:  # all of them before the first write, which may take its time
+            with _logged(query):
+                self._enforce_budget(query)
+        for query in queries:
+            with _logged(query):
+                if query.unsaved:
+                    await self._save(query)
             self._forget_if_done(query)
 
     def _enforce_budget(self, query: LiveQuery) -> None:
         if query.row.status != "running" or query.lock.locked():
             return
-        over = self._spending.over(query.row, query.agent.row, self.live)
+        over = self._spending.over(query.row, query.agent.row, query.used(self._clock.monotonic()))
         if over:
             action = "pause" if all(kind in PAUSES for kind in over) else "terminate"
             evidence = {"usedUp": over}
@@ -372,10 +394,8 @@ class QueryManager:
             if query.ended.is_set():
                 return self._control_ended(query.row, action)
             if evidence:
-                query.row.error = f"{action}d by the {actor}: {dict(evidence)}"
-            if budget is not None:
-                query.row.budget |= budget
-            outcome = await self._apply(query, action)
+                query.row.error = f"{action}d by the {actor}: {figures(evidence.get('usedUp', evidence))}"
+            outcome = await self._apply(query, action, budget or {})
         entry = {**outcome, "evidence": dict(evidence)} if evidence else dict(outcome)
         try:
             await self._runs.add_audit(
@@ -396,11 +416,12 @@ class QueryManager:
             return {"status": "applied", "effectiveAt": "now", "reason": "it was terminated before"}
         raise ConflictError(f"query {row.id} is {row.status}; nothing can be controlled any more", status=row.status)
 
-    async def _apply(self, query: LiveQuery, action: str) -> Outcome:
+    async def _apply(self, query: LiveQuery, action: str, budget: Mapping[str, Json]) -> Outcome:
         row = query.row
         if action == "pause" and row.status == "paused":
             return {"status": "applied", "effectiveAt": "now", "level": "freeze", "reason": "it was paused before"}
         if action == "resume" and row.status == "running":
+            row.budget, query.unsaved = {**row.budget, **budget}, True
             return {"status": "applied", "effectiveAt": "now", "reason": "it was running before"}
         possible = POSSIBLE.get(row.status, ())
         if action not in possible:
@@ -412,8 +433,7 @@ class QueryManager:
         if action == "pause":
             return await self._pause(query)
         if action == "resume":
-            self._spending.check_resume(row, query.agent.row)
-            return await self._resume(query)
+            return await self._resume(query, {**row.budget, **budget})
         return await self._terminate(query)
 
     async def _pause(self, query: LiveQuery) -> Outcome:
@@ -426,14 +446,16 @@ class QueryManager:
             raise self._ended_meanwhile(query)
         if outcome.get("status") == "applied":
             row.status, row.paused_at = "paused", self._clock.now()
+            query.active.stop(self._clock.monotonic())
         else:
             row.status = "running"
             self._release(query)
         await self._save(query)
         return outcome
 
-    async def _resume(self, query: LiveQuery) -> Outcome:
+    async def _resume(self, query: LiveQuery, budget: dict[str, Json]) -> Outcome:
         row = query.row
+        self._spending.check_resume(row, budget, query.agent.row, query.used(self._clock.monotonic()))
         outcome = await query.agent.handle.resume()
         if row.status != "paused":
             raise self._ended_meanwhile(query)
@@ -441,7 +463,8 @@ class QueryManager:
             now = self._clock.now()
             if row.paused_at is not None:
                 row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
-            row.status, row.error = "running", None
+            row.status, row.error, row.budget = "running", None, budget
+            query.active.go(self._clock.monotonic())
             await self._save(query)
             self._release(query)
         return outcome
@@ -474,3 +497,12 @@ class QueryManager:
             "lossless": False,
             "observed": {"status": row.status, "agent": agent.row.status},
         }
+
+
+@contextmanager
+def _logged(query: LiveQuery) -> Generator[None]:
+    """The top of a background task for one of many queries: its failure must not hold up the others."""
+    try:
+        yield
+    except Exception:
+        log.exception("query %s", query.row.id)

@@ -86,7 +86,7 @@ class Optimizer:
                 await self._optimize(query)
 
     async def _optimize(self, query: Query) -> None:
-        active = (query.active_ms(self._clock.now()) or 0) / 1000
+        active = self._queries.active_seconds(query.id, self._clock.monotonic())
         for rule in self.rules:
             if (query.id, rule.name) in self._acted:
                 continue

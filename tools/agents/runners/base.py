@@ -62,10 +62,10 @@ class Outcome(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the agent's whole process tree uses: CPU seconds so far, resident bytes now."""
+    """What the agent's whole process tree uses: CPU seconds so far, resident bytes now; None is unknown."""
 
     cpu_seconds: float
-    memory_bytes: int
+    memory_bytes: int | None
 
 
 @dataclass(slots=True)

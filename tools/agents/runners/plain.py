@@ -147,6 +147,6 @@ class PlainAgent:
         if self._ended.done() or self._spent is None:
             return None
         if self._root is None:
-            return Usage(self._spent, 0)
+            return Usage(self._spent, None)  # what the last command held is not known any more
         now = trees.usage(self._root)
         return Usage(self._spent + now.cpu_seconds, now.memory_bytes)

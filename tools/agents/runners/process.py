@@ -17,7 +17,7 @@ from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.runs.base import ProcessId
 
 from .. import processes
-from . import trees
+from . import messages, trees
 from .base import (
     AgentDiedError,
     AgentHandle,
@@ -181,6 +181,8 @@ class ProcessAgent:
         return trees.usage(self._root)
 
     def _write(self, **message: Any) -> None:
+        if self._child.stdin.is_closing():  # it has ended: asyncio would log every further write
+            return
         self._child.stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
     async def _send(self, **message: Any) -> None:
@@ -193,28 +195,29 @@ class ProcessAgent:
         """Take the worker's messages until it ends or says something that is none."""
         try:
             while line := await self._next_line():
-                self._take(json.loads(line))
+                self._take(messages.decode(line))
                 while len(self._calls) >= OPEN_CALLS:
                     await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
-        except (ValueError, LookupError, TypeError, RecursionError) as exc:  # no JSON, too long or deep, no such field
-            self._broken = f"the worker broke the protocol: {exc}"
+        except (ValueError, RecursionError) as exc:  # no JSON, too long or deep, no such field
+            self._broken = f"the worker broke the protocol: {str(exc)[:500]}"
             await processes.end(self._root, grace=0)
 
     async def _next_line(self) -> bytes:
         try:
             return await self._child.stdout.readline()
         except ValueError:
-            raise ValueError(f"a line of more than {self._max_line} bytes") from None
+            raise ValueError(f"a line of more than {self._max_line} bytes (own types: limits.output_kb)") from None
 
     def _take(self, message: dict[str, Any]) -> None:
         match message["type"]:
             case "ready":
-                if message["protocol"] != PROTOCOL:
-                    raise ValueError(f"protocol {message['protocol']} instead of {PROTOCOL}")
+                if (protocol := messages.take(message, "protocol", int)) != PROTOCOL:
+                    raise ValueError(f"protocol {protocol} instead of {PROTOCOL}")
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "call":
-                task = asyncio.create_task(self._serve(message["id"], message["tool"], message["arguments"]))
+                call_id, tool = messages.take(message, "id", object), messages.take(message, "tool", str)
+                task = asyncio.create_task(self._serve(call_id, tool, messages.take(message, "arguments", dict)))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
             case "progress" | "usage" | "result" | "error" | "cancelled" as kind:
@@ -224,16 +227,21 @@ class ProcessAgent:
 
     def _take_work(self, kind: str, message: dict[str, Any]) -> None:
         work, done = self._work, self._done
-        if work is None or done is None or message["id"] != work.id or done.done():
+        work_id = messages.take(message, "id", str)
+        if work is None or done is None or work_id != work.id or done.done():
             return  # the last words of work that was given up
         if kind == "progress":
-            work.on_progress({key: message.get(key) for key in ("done", "total", "message")})
+            work.on_progress(messages.progress(message))
         elif kind == "usage":
-            work.on_usage({name: float(message[name]) for name in ("tokens", "usd") if message.get(name) is not None})
+            work.on_usage(messages.usage(message))
         elif kind == "result":
-            done.set_result(message["result"])
+            result = messages.take(message, "result", object)
+            if messages.is_too_deep(result):
+                done.set_exception(WorkError(f"its result is nested deeper than {messages.MAX_DEPTH} levels"))
+            else:
+                done.set_result(result)
         elif kind == "error":
-            done.set_exception(WorkError(message["error"]))
+            done.set_exception(WorkError(messages.take(message, "error", str)[: messages.MAX_ERROR]))
         else:
             done.set_exception(WorkCancelledError(work.id))
 

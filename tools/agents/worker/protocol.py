@@ -26,7 +26,9 @@ The end of stdin means that the server is gone: the worker exits at once with co
 that is none of the above ends it with code 2 and a line on stderr. Everything printed by accident goes to stderr.
 
 The server ends a worker that says something else, or a line of more than 16 MiB (own types: `limits.output_kb`). It
-serves 16 calls of a worker at a time, and reads nothing more from it while there are so many.
+serves 16 calls of a worker at a time, and reads nothing more from it while there are so many. Numbers are finite, and
+`tokens` and `usd` not negative; `done`, `total` and `message` may be null or left out. A surrogate without its partner
+becomes `?`, an error is cut to 4,000 characters, and a result of more than 100 levels fails its task.
 """
 
 from __future__ import annotations
