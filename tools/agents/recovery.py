@@ -39,6 +39,7 @@ class Recovery:
         for query in queries.rows:
             if processes.has_ended(query.owner):
                 await self._interrupt_query(query)
+        await self._tracker.written()
         return interrupted
 
     async def _interrupt(self, agent: Agent) -> bool:
