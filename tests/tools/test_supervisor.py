@@ -76,10 +76,10 @@ async def test_what_a_worker_leaves_behind_is_ended(supervisor: Supervisor, tree
 
 async def test_what_loses_its_parent_stays_in_its_agents_tree(supervisor: Supervisor) -> None:
     child = await start(supervisor, TREES["double fork"] + SLEEP)
-    await until(lambda: len(processes.tree(psutil.Process(child.pid))) == 2)
+    await until(lambda: len(processes.tree(psutil.Process(child.pid))) >= 2)  # with one between them, ended or not
     frozen = await processes.freeze(psutil.Process(child.pid))
     assert frozen is not None
-    assert len(frozen.pids) == 2
+    assert len(frozen.pids) >= 2
     await processes.end(psutil.Process(child.pid), grace=0)
     await asyncio.wait_for(child.cleared, 20)
     child.close()
