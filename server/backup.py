@@ -62,7 +62,7 @@ def back_up(settings: Settings, folder: Path) -> str:
     """
     if not settings.data_dir.expanduser().is_dir():
         raise InvalidArgumentError(f"there is no data directory {settings.data_dir}: see QUARTERDECK_DATA_DIR")
-    data_dir, memory = prepare_data_dir(settings.data_dir), _memory_file(settings)
+    data_dir, memory = prepare_data_dir(settings.data_dir), sqlite_path(settings.memory_url)
     folder = folder.absolute()
     if folder.exists():
         raise InvalidArgumentError(f"{folder} exists: name a new folder, each backup gets its own")
@@ -97,7 +97,7 @@ def restore(settings: Settings, folder: Path) -> str:
         ConflictError: a server uses the data directory or the memory file.
         StorageError: something cannot be read or written; then all is as it was.
     """
-    data_dir, memory = prepare_data_dir(settings.data_dir), _memory_file(settings)
+    data_dir, memory = prepare_data_dir(settings.data_dir), sqlite_path(settings.memory_url)
     with exclusive(data_dir, memory), _explained("restore"):
         names = _verified(folder)
         drafts = {name: _draft(_place(data_dir, memory, name)) for name in {Path(name).parts[0] for name in names}}
@@ -112,11 +112,6 @@ def restore(settings: Settings, folder: Path) -> str:
                 draft.unlink(missing_ok=True)
     kept = f"; what was there is in {aside}" if aside else ""
     return f"{len(names)} files restored to {data_dir}{kept}"
-
-
-def _memory_file(settings: Settings) -> Path | None:
-    """Where memory is, if its URL names a file."""
-    return sqlite_path(settings.memory_url) if settings.memory_url else None
 
 
 def _parts(data_dir: Path, memory: Path | None) -> dict[str, Path]:

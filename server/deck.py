@@ -101,7 +101,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     commands = command_types(settings)
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
-        stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url) if settings.memory_url else None))
+        stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
         memory_backend = backend_of(settings.memory_url)
         memory_store = OnFirstUse(lambda: open_memory_store(settings.memory_url, data_dir, settings.durability))
         stack.push_async_callback(_close_if_opened, memory_store)
@@ -323,9 +323,9 @@ def backend_of(url: str | None) -> str:
     return SqliteMemoryStore.backend if url is None or sqlite_path(url) else memory_server(url).backend
 
 
-def sqlite_path(url: str) -> Path | None:
-    """The file that `sqlite:///…` names; None for other URLs."""
-    return Path(unquote(url.removeprefix("sqlite://"))) if url.startswith("sqlite:///") else None
+def sqlite_path(url: str | None) -> Path | None:
+    """The file that `sqlite:///…` names; None for other URLs and for none."""
+    return Path(unquote(url.removeprefix("sqlite://"))) if url and url.startswith("sqlite:///") else None
 
 
 def memory_server(url: str) -> type[PostgresMemoryStore | RedisMemoryStore]:

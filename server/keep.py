@@ -54,7 +54,7 @@ async def import_memory(settings: Settings, source: Path | None) -> str:
 @asynccontextmanager
 async def _memory(settings: Settings) -> AsyncGenerator[MemoryService]:
     data_dir = prepare_data_dir(settings.data_dir)
-    with shared(data_dir, sqlite_path(settings.memory_url) if settings.memory_url else None):
+    with shared(data_dir, sqlite_path(settings.memory_url)):
         store = OnFirstUse(lambda: open_memory_store(settings.memory_url, data_dir, settings.durability))
         opened = await store()
         try:
