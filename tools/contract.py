@@ -154,8 +154,25 @@ def deck_tool(
 
 
 def _output_schema(result: type[Any]) -> Schema:
+    """Names and types of an answer's fields: which are always there, and all values of an enum, cost more tokens than
+    they tell."""
     schema = cast("Schema", compact(TypeAdapter(result).json_schema(mode="serialization"), keep_null=True))
-    return {"type": "object", **schema}
+    return {"type": "object", **cast("Schema", _names_and_types(schema))}
+
+
+def _names_and_types(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_names_and_types(item) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    schema = cast("Schema", node)
+    return {
+        key: {name: _names_and_types(sub) for name, sub in value.items()}
+        if key == "properties"
+        else _names_and_types(value)
+        for key, value in schema.items()
+        if key not in ("required", "enum")
+    }
 
 
 def compact(node: Any, definitions: Schema | None = None, *, keep_null: bool = False) -> Any:
