@@ -37,7 +37,7 @@ from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.agents.tracker import Tracker
-from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.memory.limits import Limits
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
@@ -86,13 +86,6 @@ class Deck:
     tools: Mapping[str, DeckTool]
     meter: CallMeter
     memory: MemoryService
-
-
-class _Silent:
-    """The client of a call that an agent makes: it takes no progress."""
-
-    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        del progress, total, message
 
 
 @asynccontextmanager
@@ -149,7 +142,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             tool = tools.get(name) or worker_tools.get(name)
             if tool is None:
                 raise NotFoundError(f"no tool {name!r} (tools: {', '.join([*tools, *worker_tools])})")
-            return await tool.answer(arguments, _Silent())
+            return await tool.answer(arguments, NoClient())
 
         owner = processes.identify(os.getpid())
         children = Supervisor(owner) if is_supported() else Subprocesses()
@@ -178,7 +171,15 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.push_async_callback(controls.close)
         queries = QueryManager(live=live, runs=runs, orchestrator=orchestrator, spending=spending, clock=clock)
         stack.push_async_callback(queries.close)
-        desk = ControlDesk(live=live, controls=controls, manager=queries, runs=runs, owner=owner, clock=clock)
+        desk = ControlDesk(
+            live=live,
+            controls=controls,
+            manager=queries,
+            orchestrator=orchestrator,
+            runs=runs,
+            owner=owner,
+            clock=clock,
+        )
         stack.push_async_callback(desk.close)
         stack.push_async_callback(orchestrator.close)
         serving = asyncio.create_task(desk.serve())
