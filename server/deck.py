@@ -29,6 +29,7 @@ from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.budget import Ledger
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
+from quarterdeck.tools.agents.models import size_of
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.children import Subprocesses
@@ -43,6 +44,7 @@ from quarterdeck.tools.memory.tool import memory_tools
 from quarterdeck.tools.queries.manager import QueryManager
 from quarterdeck.tools.queries.optimizer import Optimizer
 from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
+from quarterdeck.tools.queries.rules import with_shipped
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
@@ -169,7 +171,14 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         queries = QueryManager(runs=runs, orchestrator=orchestrator, tracker=tracker, ledger=ledger, clock=clock)
         stack.push_async_callback(queries.close)
         stack.push_async_callback(orchestrator.close)
-        optimizer = Optimizer(queries, clock, enabled=settings.feature_adaptive_opt)
+        optimizer = Optimizer(
+            queries,
+            clock,
+            with_shipped(settings.optimizer.rules),
+            size_of=lambda query: size_of(query.model),
+            cores=os.cpu_count() or 1,
+            enabled=settings.feature_adaptive_opt,
+        )
         stack.push_async_callback(optimizer.stop)
         meter = CallMeter()
         status = StatusTools(
@@ -209,7 +218,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         if interrupted := await recovery.recover():
             log.info("%d agents of servers that ended are marked interrupted", interrupted)
         if optimizer.enabled:
-            await optimizer.start()
+            optimizer.start()
 
         async def forget_history() -> None:
             if settings.runs_history:

@@ -364,6 +364,7 @@ class QueryManager:
         actor: str,
         evidence: Mapping[str, Json] | None = None,
         budget: Mapping[str, Json] | None = None,
+        model: str | None = None,  # noqa: ARG002  change_model is refused by every state as yet
     ) -> Outcome:
         """Pause, resume or terminate a query and say what was observed.
 
