@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarterdeck.storage.errors import ConflictError, DeniedError
+from quarterdeck.storage.errors import ConflictError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Query
 from quarterdeck.tools.agents.models import size_of
 from quarterdeck.tools.agents.runners.base import Outcome
@@ -234,31 +234,48 @@ def test_a_rule_acts_again_only_after_a_look_in_which_it_did_not_hold(looks: lis
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "status", "reason"),
+    ("answer", "error", "status", "reason", "tries"),
     [
-        ({"status": "unsupported", "reason": "this worker has no model"}, None, "unsupported", "has no model"),
-        ({"status": "failed", "reason": "would not stand still"}, None, "failed", "stand still"),
-        ({}, ConflictError("query q is completed"), "refused", "is completed"),
+        ({"status": "unsupported", "reason": "this worker has no model"}, None, "unsupported", "has no model", 1),
+        ({"status": "denied", "reason": "by its type"}, None, "denied", "by its type", 1),
+        ({}, InvalidArgumentError("unknown model 'large'"), "denied", "unknown model", 1),
+        ({"status": "queued"}, None, "queued", "", 1),
+        ({"status": "failed", "reason": "it has not started yet"}, None, "failed", "not started", 3),
+        ({}, ConflictError("query q is pausing"), "failed", "is pausing", 3),
     ],
 )
-async def test_a_refused_action_is_logged_once_and_not_tried_again(
+async def test_a_refusal_is_taken_at_once_and_a_failure_after_three_tries(
     deck: Recorded,
     caplog: pytest.LogCaptureFixture,
     answer: Outcome,
     error: Exception | None,
     status: str,
     reason: str,
+    tries: int,
 ) -> None:
     deck.add(model="medium", metadata=DEEP)
     deck.answer, deck.error = answer, error
     watching = optimizer(deck, deck.clock)
-    for _ in range(3):
+    for _ in range(5):
         await watching.tick()
-    assert deck.asked == [("q", "change_model", "large")]
-    [action] = watching.actions
-    assert action.status == status
-    assert reason in str(action.reason)
-    assert caplog.text.count("rule upgrade-to-opus could not change_model query q") == 1
+    assert deck.asked == [("q", "change_model", "large")] * tries
+    assert {action.status for action in watching.actions} == {status}
+    assert reason in str(watching.actions[0].reason)
+    assert caplog.text.count("rule upgrade-to-opus could not change_model query q") == (
+        0 if status == "queued" else tries
+    )
+
+
+async def test_what_failed_for_a_moment_is_done_at_the_next_look(deck: Recorded) -> None:
+    query = deck.add(model="medium", metadata=DEEP)
+    watching = optimizer(deck, deck.clock)
+    deck.answer = {"status": "failed", "reason": "it has not started yet"}
+    await watching.tick()
+    deck.answer = {"status": "applied"}
+    await watching.tick()
+    await watching.tick()
+    assert query.model == "large"
+    assert [action.status for action in watching.actions] == ["applied", "failed"]
 
 
 async def test_a_rule_that_fails_is_logged_once_and_the_next_is_tried(

@@ -2,20 +2,20 @@
 acts on it, once.
 
 Once: a rule that has acted on a query, or was refused, acts on it again only after a look in which it did not hold.
-Meanwhile lower ones may act. A paused query is not looked at.
+Meanwhile lower ones may act. What failed in that moment is tried a few times. A paused query is not looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quarterdeck.storage.clock import Clock
-from quarterdeck.storage.errors import DeckError, DeniedError
+from quarterdeck.storage.errors import DeckError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Query
 
 from ..agents.runners.base import Outcome
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_INTERVAL_MS = 5000
 MAX_ACTIONS = 20  # shown as the last ones
-TAKEN = ("applied", "pending", "queued")  # outcomes that are no refusal
+MAX_TRIES = 3  # of what failed
+TAKEN = ("applied", "pending", "queued")  # outcomes that have or get their effect
 
 
 class Controls(Protocol):
@@ -60,7 +61,7 @@ class Action:
     query_id: str
     rule: Rule
     evidence: Mapping[str, str]
-    status: str | None = None  # the outcome's, `refused` or `dryRun`; None until it is known
+    status: str | None = None  # the outcome's or `dryRun`; None until it is known
     reason: str | None = None
 
 
@@ -88,6 +89,7 @@ class Optimizer:
         self._size_of = size_of
         self._cores = cores
         self._acted: set[tuple[str, str]] = set()  # query id, rule name
+        self._failures: Counter[tuple[str, str]] = Counter()
         self._broken: set[tuple[str, str]] = set()
         self._loop: asyncio.Task[None] | None = None
         self._tasks = Tasks()
@@ -132,6 +134,7 @@ class Optimizer:
         live = self._queries.live
         known = {row.id for row in live}
         self._acted = {key for key in self._acted if key[0] in known}
+        self._failures = Counter({key: count for key, count in self._failures.items() if key[0] in known})
         self._broken = {key for key in self._broken if key[0] in known}
         running = [row for row in live if row.status == "running"]
         load = len(running)
@@ -179,6 +182,7 @@ class Optimizer:
                 continue
             if evidence is None:
                 self._acted.discard(key)
+                self._failures.pop(key, None)
             elif chosen is None and key not in self._acted:
                 self._acted.add(key)
                 chosen = Action(self._clock.now(), row.id, rule, evidence, "dryRun" if self.dry_run else None)
@@ -195,7 +199,14 @@ class Optimizer:
                 model=rule.model,
             )
             action.status, action.reason = outcome.get("status"), outcome.get("reason")
+        except (InvalidArgumentError, DeniedError) as exc:  # such as that its agent has no such model
+            action.status, action.reason = "denied", exc.message
         except DeckError as exc:  # such as that it has ended in this very moment
-            action.status, action.reason = "refused", exc.message
+            action.status, action.reason = "failed", exc.message
+        if action.status == "failed":
+            key = action.query_id, rule.name
+            self._failures[key] += 1
+            if self._failures[key] < MAX_TRIES:
+                self._acted.discard(key)
         if action.status not in TAKEN:
             log.warning("rule %s could not %s query %s: %s", rule.name, rule.action, action.query_id, action.reason)
