@@ -390,6 +390,20 @@ async def test_starts_at_once_leave_one_loop(deck: Recorded) -> None:
     assert asyncio.all_tasks() == before
 
 
+async def test_a_start_that_changes_nothing_delays_no_look(deck: Recorded) -> None:
+    deck.add()
+    deck.clock.advance(301)
+    watching = optimizer(deck, deck.clock)
+    watching.start(interval_ms=20)
+
+    def started_again() -> bool:
+        watching.start(interval_ms=20)
+        return bool(deck.asked)
+
+    await until(started_again)  # asks every 2 ms
+    await watching.stop()
+
+
 async def test_stop_returns_when_what_was_begun_is_done(deck: Recorded) -> None:
     deck.add()
     deck.clock.advance(301)

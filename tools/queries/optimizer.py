@@ -107,6 +107,8 @@ class Optimizer:
         if not self.enabled:
             raise DeniedError("FEATURE_ADAPTIVE_OPT=false: no rule acts on this server; unset it and restart")
         if self._loop is not None:
+            if (interval_ms, dry_run) == (self.interval_ms, self.dry_run):
+                return  # it looks as it is asked to; a new loop would begin with a wait
             self._loop.cancel()
         if self.dry_run:
             self._acted.clear()  # nothing was done
