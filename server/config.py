@@ -7,9 +7,9 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -21,7 +21,10 @@ from pydantic_settings import (
 
 from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.sqlite import Durability
+from quarterdeck.tools.agents.rights import PermissionMode
+from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType, Name
+from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 from quarterdeck.tools.queries.rules import Rule, Rules
 
@@ -55,12 +58,28 @@ def _default_roots() -> list[Path]:
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
 
 
+def _runner(value: Any) -> str:
+    return str(cast("dict[str, Any]", value).get("runner", "process") if isinstance(value, dict) else value.runner)
+
+
+OwnType = Annotated[
+    Annotated[CommandType, Tag("process")] | Annotated[ClaudeType, Tag("claude")] | Annotated[LlmType, Tag("llm")],
+    Discriminator(
+        _runner,
+        custom_error_type="runner",
+        custom_error_message="there is no such runner (valid: process, claude, llm)",
+    ),
+]
+
+
 class AgentsTable(BaseModel):
     """The table `[agents]` of the TOML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    types: dict[Name, CommandType] = Field(default_factory=dict[str, CommandType])
+    types: dict[Name, OwnType] = Field(default_factory=dict[str, OwnType])
+    widest_mode: dict[Name, PermissionMode] = Field(default_factory=dict[str, PermissionMode])
+    """Type -> the permission mode that its agents may be raised to."""
 
 
 class OptimizerTable(BaseModel):
@@ -211,7 +230,10 @@ def _explain(error: ErrorDetails) -> str:
         return f"{config_file()}: there is no setting {name!r} (valid: {', '.join(Settings.model_fields)})"
     variable = environment_name(field)
     given = variable if os.environ.get(variable) else f"{config_file()}: {field}"
-    where = ".".join([given, *map(str, error["loc"][1:])])
+    inside = error["loc"][1:]
+    if field == "agents" and inside[:1] == ("types",):
+        inside = (*inside[:2], *inside[3:])  # pydantic puts the tag of the union between
+    where = ".".join([given, *map(str, inside)])
     unknown = error["type"] == "extra_forbidden"
     return f"{where}: {'there is no such key' if unknown else error['msg'].removeprefix('Value error, ')}"
 

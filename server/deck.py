@@ -28,11 +28,11 @@ from quarterdeck.storage.sqlite import Durability, open_database
 from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.budget import Ledger
-from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
-from quarterdeck.tools.agents.models import size_of
+from quarterdeck.tools.agents.builtin.catalogue import CREWS
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.children import Subprocesses
+from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
@@ -41,10 +41,14 @@ from quarterdeck.tools.contract import DeckTool
 from quarterdeck.tools.memory.limits import Limits
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
+from quarterdeck.tools.queries.controls import Controls
+from quarterdeck.tools.queries.desk import ControlDesk
+from quarterdeck.tools.queries.live import LiveQueries
 from quarterdeck.tools.queries.manager import QueryManager
 from quarterdeck.tools.queries.optimizer import Optimizer
 from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
 from quarterdeck.tools.queries.rules import with_shipped
+from quarterdeck.tools.queries.spending import Spending
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
@@ -54,7 +58,7 @@ from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
-from .agent_types import command_types, described
+from .agent_types import own_types, spawnable
 from .config import Settings, SettingsError, environment_name
 from .directory_lock import shared
 
@@ -100,7 +104,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         SettingsError, StorageError: a setting, the data directory or a store cannot be used.
     """
     clock = clock or SystemClock()
-    commands = command_types(settings)
+    own = own_types(settings)
+    commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -157,9 +162,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runner=ProcessRunner(children, commands),
-            types={**TYPES, **{name: described(name) for name in commands}},
-            restarted={name for name, kind in commands.items() if kind.restart == "on-failure"},
+            runners={"process": ProcessRunner(children, commands)},
+            types=spawnable(settings, own),
             call_deck=call_tool,
             ledger=ledger,
             owner=owner,
@@ -168,14 +172,23 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             max_alive=settings.agents_max_alive,
             idle_timeout=settings.agents_idle_timeout,
         )
-        queries = QueryManager(runs=runs, orchestrator=orchestrator, tracker=tracker, ledger=ledger, clock=clock)
+        spending = Spending(ledger)
+        live = LiveQueries(runs=runs, orchestrator=orchestrator, tracker=tracker, spending=spending, clock=clock)
+        stack.push_async_callback(live.close)
+        controls = Controls(live=live, runs=runs, orchestrator=orchestrator, spending=spending, clock=clock)
+        stack.push_async_callback(controls.close)
+        queries = QueryManager(live=live, runs=runs, orchestrator=orchestrator, spending=spending, clock=clock)
         stack.push_async_callback(queries.close)
+        desk = ControlDesk(live=live, controls=controls, manager=queries, runs=runs, owner=owner, clock=clock)
+        stack.push_async_callback(desk.close)
         stack.push_async_callback(orchestrator.close)
+        serving = asyncio.create_task(desk.serve())
+        stack.callback(serving.cancel)
         optimizer = Optimizer(
-            queries,
+            live,
+            desk,
             clock,
             with_shipped(settings.optimizer.rules),
-            size_of=lambda query: size_of(query.model),
             cores=os.cpu_count() or 1,
             enabled=settings.feature_adaptive_opt,
         )
@@ -204,9 +217,9 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 AgentTools(
                     orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
                 ),
-                own_types=list(commands),
+                own_types=list(own),
             ),
-            query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
+            query_tools(QueryTools(queries, desk, clock), control=settings.feature_query_control),
             upload_tools(uploads),
             vector_tools(vectors),
             optimizer_tools(optimizer),
@@ -226,7 +239,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
 
         jobs = [
             (1, orchestrator.tick),
-            (1, queries.tick),
+            (1, live.tick),
             (1, tracker.tick),
             (1, children.warm_up),  # not at the start, where a client waits for the first answer
             (RECOVER_EVERY, recovery.recover),

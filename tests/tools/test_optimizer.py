@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from quarterdeck.storage.errors import ConflictError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Query
-from quarterdeck.tools.agents.models import size_of
-from quarterdeck.tools.agents.runners.base import Outcome
-from quarterdeck.tools.queries.optimizer import Controls, Optimizer
+from quarterdeck.tools.agents.models import Size, size_of
+from quarterdeck.tools.agents.runners.base import Control, Outcome
+from quarterdeck.tools.agents.types import SpawnableType
+from quarterdeck.tools.queries.controls import Options
+from quarterdeck.tools.queries.optimizer import Desk, Optimizer, Watched
 from quarterdeck.tools.queries.rules import SHIPPED, Rule, with_shipped
 from tests.clock import ManualClock
 from tests.tools.fakes import OWNER, Bridge, FakeAgent
@@ -29,11 +31,16 @@ def rule(name: str, *conditions: Condition, **changes: Any) -> Rule:
     return Rule.model_validate({"name": name, "priority": 1, "when": when, "action": "pause", **changes})
 
 
-def optimizer(queries: Controls, clock: ManualClock, rules: Sequence[Rule] = SHIPPED, **options: Any) -> Optimizer:
-    def size(query: Query) -> str | None:
-        return size_of(query.model)
-
-    return Optimizer(queries, clock, rules, **{"size_of": size, "cores": 2, "enabled": True, **options})
+def optimizer(
+    live: Watched,
+    desk: Desk,
+    clock: ManualClock,
+    rules: Sequence[Rule] = SHIPPED,
+    *,
+    cores: int = 2,
+    enabled: bool = True,
+) -> Optimizer:
+    return Optimizer(live, desk, clock, rules, cores=cores, enabled=enabled)
 
 
 class Recorded:
@@ -41,7 +48,7 @@ class Recorded:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.live: list[Query] = []
+        self.queries: list[Query] = []
         self.asked: list[tuple[str, str, str | None]] = []  # query, action, model
         self.evidence: list[Mapping[str, Any]] = []
         self.answer: Outcome = {"status": "applied"}
@@ -52,37 +59,35 @@ class Recorded:
     def add(self, query_id: str = "q", **facts: Any) -> Query:
         options: dict[str, Any] = {"status": "running", **facts}
         query = Query(query_id, "a", "worker", "work", OWNER, 0, **options)
-        self.live.append(query)
+        self.queries.append(query)
         return query
 
+    def rows(self) -> list[Query]:
+        return list(self.queries)
+
+    def model_size(self, query_id: str) -> Size | None:
+        return next(size_of(query.model) for query in self.queries if query.id == query_id)
+
     def active_seconds(self, query_id: str, now: float) -> float:
-        assert query_id in [query.id for query in self.live]
+        assert query_id in [query.id for query in self.queries]
         return now  # all of them have run from the start
 
-    async def control(
-        self,
-        query_id: str,
-        action: str,
-        *,
-        actor: str,
-        evidence: Mapping[str, Any] | None = None,
-        model: str | None = None,
-    ) -> Outcome:
+    async def control(self, query_id: str, action: Control, *, actor: str, options: Options) -> Outcome:
         assert actor == "optimizer"
-        self.asked.append((query_id, action, model))
-        self.evidence.append(evidence or {})
+        self.asked.append((query_id, action, options.model))
+        self.evidence.append(options.evidence)
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        query = next(query for query in self.live if query.id == query_id)
+        query = next(query for query in self.queries if query.id == query_id)
         if self.answer.get("status") == "applied":
             match action:
                 case "pause":
                     query.status = "paused"
                 case "terminate":
-                    self.live.remove(query)
+                    self.queries.remove(query)
                 case _:
-                    query.model = model
+                    query.model = options.model
         return self.answer
 
 
@@ -96,7 +101,7 @@ def deck() -> Recorded:
 
 async def test_a_runaway_is_terminated_after_300_active_seconds_and_not_before(deck: Recorded) -> None:
     deck.add()
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     deck.clock.advance(300)
     await watching.tick()
     assert deck.asked == []
@@ -109,7 +114,7 @@ async def test_a_runaway_is_terminated_after_300_active_seconds_and_not_before(d
 @pytest.mark.parametrize(("limit", "seconds"), [(10, 10.5), (1000, 1000.5)])
 async def test_its_own_wall_seconds_count_instead(deck: Recorded, limit: float, seconds: float) -> None:
     deck.add(budget={"wallSeconds": limit})
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     deck.clock.advance(limit)
     await watching.tick()
     assert deck.asked == []
@@ -120,7 +125,7 @@ async def test_its_own_wall_seconds_count_instead(deck: Recorded, limit: float, 
 
 async def test_tokens_over_their_budget_pause_once_for_every_budget(deck: Recorded) -> None:
     query = deck.add(budget={"tokens": 100}, usage={"tokens": 100})
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     await watching.tick()
     assert deck.asked == []
     query.usage = {"tokens": 101}
@@ -139,7 +144,7 @@ async def test_tokens_over_their_budget_pause_once_for_every_budget(deck: Record
 @pytest.mark.parametrize("usage", [None, {}, {"tokens": None}])
 async def test_unknown_usage_is_over_no_budget(deck: Recorded, usage: dict[str, Any] | None) -> None:
     deck.add(budget={"tokens": 1}, usage=usage)
-    await optimizer(deck, deck.clock).tick()
+    await optimizer(deck, deck, deck.clock).tick()
     assert deck.asked == []
 
 
@@ -165,7 +170,7 @@ async def test_hard_work_gets_the_large_model(
     deck: Recorded, model: str | None, metadata: dict[str, Any], acts: bool
 ) -> None:
     query = deck.add(model=model, metadata=metadata)
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     await watching.tick()
     await watching.tick()
     assert deck.asked == ([("q", "change_model", "large")] if acts else [])
@@ -187,7 +192,7 @@ async def test_long_simple_work_gets_the_small_model(
 ) -> None:
     deck.add(model=model, metadata={"complexity": complexity})
     deck.clock.advance(seconds)
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     await watching.tick()
     await watching.tick()
     assert deck.asked == ([("q", "change_model", "small")] if acts else [])
@@ -197,7 +202,7 @@ async def test_long_simple_work_gets_the_small_model(
 async def test_no_rule_acts_on_what_is_not_running(deck: Recorded, status: str) -> None:
     deck.add(status=status, model="medium", metadata=DEEP, budget={"tokens": 1}, usage={"tokens": 2})
     deck.clock.advance(1000)
-    await optimizer(deck, deck.clock).tick()
+    await optimizer(deck, deck, deck.clock).tick()
     assert deck.asked == []
 
 
@@ -206,7 +211,7 @@ async def test_no_rule_acts_on_what_is_not_running(deck: Recorded, status: str) 
 
 async def test_the_highest_rule_acts_and_one_a_look(deck: Recorded) -> None:
     query = deck.add(model="medium", metadata=DEEP, budget={"tokens": 1}, usage={"tokens": 2})
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     await watching.tick()
     assert deck.asked == [("q", "pause", None)]
     query.status = "running"
@@ -220,7 +225,7 @@ def test_a_rule_acts_again_only_after_a_look_in_which_it_did_not_hold(looks: lis
     async def run() -> None:
         deck = Recorded()
         query = deck.add()
-        watching = optimizer(deck, deck.clock, [rule("over", ("tokens", "gt", 10))])
+        watching = optimizer(deck, deck, deck.clock, [rule("over", ("tokens", "gt", 10))])
         armed, expected = True, 0
         for look in looks:
             query.status = "paused" if look == "paused" else "running"
@@ -255,7 +260,7 @@ async def test_a_refusal_is_taken_at_once_and_a_failure_after_three_tries(
 ) -> None:
     deck.add(model="medium", metadata=DEEP)
     deck.answer, deck.error = answer, error
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     for _ in range(5):
         await watching.tick()
     assert deck.asked == [("q", "change_model", "large")] * tries
@@ -266,9 +271,19 @@ async def test_a_refusal_is_taken_at_once_and_a_failure_after_three_tries(
     )
 
 
+async def test_what_failed_too_often_is_tried_again_when_it_holds_anew(deck: Recorded) -> None:
+    query = deck.add()
+    deck.answer = {"status": "failed"}
+    watching = optimizer(deck, deck, deck.clock, [rule("over", ("tokens", "gt", 10))])
+    for tokens in (11, 11, 11, 11, 5, 11, 11, 11, 11):
+        query.usage = {"tokens": tokens}
+        await watching.tick()
+    assert len(deck.asked) == 6
+
+
 async def test_what_failed_for_a_moment_is_done_at_the_next_look(deck: Recorded) -> None:
     query = deck.add(model="medium", metadata=DEEP)
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     deck.answer = {"status": "failed", "reason": "it has not started yet"}
     await watching.tick()
     deck.answer = {"status": "applied"}
@@ -283,7 +298,7 @@ async def test_a_rule_that_fails_is_logged_once_and_the_next_is_tried(
 ) -> None:
     deck.add(metadata={"size": 3, "most": {"not": "a number"}})
     broken = rule("broken", ("metadata.size", "gt", {"field": "metadata.most"}), priority=9)
-    watching = optimizer(deck, deck.clock, [broken, rule("next", ("metadata.size", "gt", 2))])
+    watching = optimizer(deck, deck, deck.clock, [broken, rule("next", ("metadata.size", "gt", 2))])
     await watching.tick()
     await watching.tick()
     assert [action.rule.name for action in watching.actions] == ["next"]
@@ -296,7 +311,7 @@ async def test_metadata_of_any_depth_cannot_end_a_look(deck: Recorded, caplog: p
         deep = [deep]
     deck.add("deep", metadata={"a": deep})
     deck.add("plain", metadata={"a": "bottom"})
-    watching = optimizer(deck, deck.clock, [rule("r", ("metadata.a", "ne", "top"))])
+    watching = optimizer(deck, deck, deck.clock, [rule("r", ("metadata.a", "ne", "top"))])
     await watching.tick()
     assert deck.asked == [("plain", "pause", None)]
     assert "rule r failed on query deep" in caplog.text
@@ -306,7 +321,7 @@ async def test_load_counts_running_queries_per_core_and_no_more_are_held_than_mu
     for number in range(7):
         deck.add(f"q{number}", status="paused" if number == 0 else "running")
     crowded = [rule("crowded", ("load", "gt", 2))]
-    trying = optimizer(deck, deck.clock, crowded, cores=2)
+    trying = optimizer(deck, deck, deck.clock, crowded, cores=2)
     trying.start(dry_run=True)
     await trying.tick()
     assert [(action.query_id, action.evidence["load"]) for action in trying.actions] == [
@@ -314,10 +329,10 @@ async def test_load_counts_running_queries_per_core_and_no_more_are_held_than_mu
         ("q1", "3.0 > 2"),
     ]
     await trying.stop()
-    watching = optimizer(deck, deck.clock, crowded, cores=2)
+    watching = optimizer(deck, deck, deck.clock, crowded, cores=2)
     await watching.tick()
     await watching.tick()
-    assert [query.status for query in deck.live].count("running") == 4
+    assert [query.status for query in deck.queries].count("running") == 4
 
 
 async def test_a_control_that_takes_its_time_holds_up_no_other(deck: Recorded) -> None:
@@ -325,7 +340,7 @@ async def test_a_control_that_takes_its_time_holds_up_no_other(deck: Recorded) -
     deck.add("second")
     deck.clock.advance(301)
     deck.gate.clear()
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     tick = asyncio.create_task(watching.tick())
     await until(lambda: len(deck.asked) == 2)
     assert [action.status for action in watching.actions] == [None, None]
@@ -340,7 +355,7 @@ async def test_a_control_that_takes_its_time_holds_up_no_other(deck: Recorded) -
 async def test_a_dry_run_shows_what_it_would_do_and_the_next_start_does_it(deck: Recorded) -> None:
     deck.add()
     deck.clock.advance(301)
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     watching.start(dry_run=True)
     await watching.tick()
     await watching.tick()
@@ -356,7 +371,7 @@ async def test_a_dry_run_shows_what_it_would_do_and_the_next_start_does_it(deck:
 
 
 async def test_with_the_flag_off_it_cannot_be_started(deck: Recorded) -> None:
-    watching = optimizer(deck, deck.clock, enabled=False)
+    watching = optimizer(deck, deck, deck.clock, enabled=False)
     with pytest.raises(DeniedError, match="FEATURE_ADAPTIVE_OPT=false: no rule acts"):
         watching.start()
     assert not watching.is_monitoring
@@ -365,7 +380,7 @@ async def test_with_the_flag_off_it_cannot_be_started(deck: Recorded) -> None:
 async def test_it_looks_by_itself_until_it_is_stopped(deck: Recorded) -> None:
     deck.add("first")
     deck.clock.advance(301)
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     watching.start(interval_ms=1)
     assert watching.is_monitoring
     await until(lambda: deck.asked == [("first", "terminate", None)])
@@ -377,7 +392,7 @@ async def test_it_looks_by_itself_until_it_is_stopped(deck: Recorded) -> None:
 
 
 async def test_starts_at_once_leave_one_loop(deck: Recorded) -> None:
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     before = asyncio.all_tasks()
     for interval in (10, 20, 30):
         watching.start(interval_ms=interval)
@@ -393,7 +408,7 @@ async def test_starts_at_once_leave_one_loop(deck: Recorded) -> None:
 async def test_a_start_that_changes_nothing_delays_no_look(deck: Recorded) -> None:
     deck.add()
     deck.clock.advance(301)
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     watching.start(interval_ms=20)
 
     def started_again() -> bool:
@@ -408,7 +423,7 @@ async def test_stop_returns_when_what_was_begun_is_done(deck: Recorded) -> None:
     deck.add()
     deck.clock.advance(301)
     deck.gate.clear()
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     watching.start(interval_ms=1)
     await until(lambda: len(deck.asked) == 1)
     stopping = asyncio.create_task(watching.stop())
@@ -425,7 +440,7 @@ async def test_a_defect_of_one_control_ends_neither_the_look_nor_the_next(
     deck.add("first")
     deck.clock.advance(301)
     deck.error = RuntimeError("boom")
-    watching = optimizer(deck, deck.clock)
+    watching = optimizer(deck, deck, deck.clock)
     watching.start(interval_ms=1)
     await until(lambda: "boom" in caplog.text)
     deck.error = None
@@ -454,7 +469,7 @@ async def run_one(bridge: Bridge, **options: Any) -> tuple[Query, FakeAgent]:
 async def test_what_it_did_and_why_is_in_the_audit(bridge: Bridge) -> None:
     query, _ = await run_one(bridge)
     bridge.clock.advance(301)
-    await optimizer(bridge.queries, bridge.clock).tick()
+    await optimizer(bridge.live, bridge.desk, bridge.clock).tick()
     assert query.status == "terminated"
     assert query.error == ("terminated by the optimizer: rule runaway-query-termination, activeSeconds 301.0 > 300")
     [entry] = await bridge.queries.audit("q")
@@ -462,14 +477,53 @@ async def test_what_it_did_and_why_is_in_the_audit(bridge: Bridge) -> None:
     assert entry.outcome["evidence"] == {"rule": "runaway-query-termination", "activeSeconds": "301.0 > 300"}
 
 
+MODELS = {"small": "tiny-1", "medium": "mid-1", "large": "big-1"}
+
+
+async def test_the_model_that_was_seen_at_work_decides(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, kind=SpawnableType("worker", model="medium", models=MODELS))
+    query, fake = await run_one(bridge, metadata=DEEP)
+    watching = optimizer(bridge.live, bridge.desk, bridge.clock)
+    await watching.tick()
+    await watching.tick()
+    assert fake.models == ["big-1"]  # asked for once, and not at work yet
+    assert [action.status for action in watching.actions] == ["queued"]
+    assert query.model == "mid-1"
+    assert query.error is None
+    assert fake.work is not None
+    fake.work.on_model("big-1")
+    await watching.tick()
+    fake.work.on_model("mid-1")  # somebody has set it back
+    await watching.tick()
+    assert fake.models == ["big-1", "big-1"]
+    assert [entry.action for entry in await bridge.queries.audit("q")] == ["change_model"] * 2
+    fake.finish()
+    await bridge.close()
+
+
+async def test_a_type_without_such_a_model_refuses_once(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, kind=SpawnableType("worker", model="medium", models={"medium": "mid-1"}))
+    _, fake = await run_one(bridge, metadata=DEEP)
+    watching = optimizer(bridge.live, bridge.desk, bridge.clock)
+    for _ in range(3):
+        await watching.tick()
+    [action] = watching.actions
+    assert (action.status, fake.models) == ("denied", [])
+    assert "unknown model 'large'" in str(action.reason)
+    [entry] = await bridge.queries.audit("q")
+    assert (entry.actor, entry.action) == ("optimizer", "change_model")
+    fake.finish()
+    await bridge.close()
+
+
 async def test_paused_time_does_not_count(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
-    watching = optimizer(bridge.queries, bridge.clock)
-    await bridge.queries.control("q", "pause", actor="client")
+    watching = optimizer(bridge.live, bridge.desk, bridge.clock)
+    await bridge.desk.control("q", "pause", actor="client")
     bridge.clock.advance(10_000)
     await watching.tick()
     assert query.status == "paused"
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     bridge.clock.advance(299)
     await watching.tick()
     assert query.status == "running"
@@ -479,49 +533,49 @@ async def test_paused_time_does_not_count(bridge: Bridge) -> None:
 async def test_a_step_of_the_wall_clock_makes_no_runaway(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
     bridge.clock.set_wall_clock(10_000)
-    await optimizer(bridge.queries, bridge.clock).tick()
+    await optimizer(bridge.live, bridge.desk, bridge.clock).tick()
     assert query.status == "running"
     fake.finish()
 
 
 async def test_a_resume_with_a_raised_budget_is_held_again_when_that_one_is_over(bridge: Bridge) -> None:
     query, fake = await run_one(bridge, budget={"tokens": 100})
-    watching = optimizer(bridge.queries, bridge.clock)
+    watching = optimizer(bridge.live, bridge.desk, bridge.clock)
     assert fake.work is not None
     fake.work.on_usage({"tokens": 101})
     await watching.tick()
     assert query.status == "paused"
-    await bridge.queries.control("q", "resume", actor="client", budget={"tokens": 200})
+    await bridge.desk.control("q", "resume", actor="client", options=Options(budget={"tokens": 200}))
     await watching.tick()
     assert query.status == "running"
     fake.work.on_usage({"tokens": 201})
     await watching.tick()
     assert query.status == "paused"
     assert [entry.actor for entry in await bridge.queries.audit("q")] == ["optimizer", "client", "optimizer"]
-    await bridge.queries.control("q", "terminate", actor="client")
+    await bridge.desk.control("q", "terminate", actor="client")
 
 
 async def test_a_rule_of_the_users_acts_by_metadata(bridge: Bridge) -> None:
     query, fake = await run_one(bridge, metadata={"kind": "draft"})
     mine = rule("hold-drafts", ("metadata.kind", "eq", "draft"), ("activeSeconds", "gt", 60), priority=4)
-    watching = optimizer(bridge.queries, bridge.clock, with_shipped([mine]))
+    watching = optimizer(bridge.live, bridge.desk, bridge.clock, with_shipped([mine]))
     bridge.clock.advance(61)
     await watching.tick()
     assert query.status == "paused"
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     await watching.tick()
     assert query.status == "running"  # who resumes it knows why
     fake.finish()
 
 
 async def test_what_ended_is_forgotten(bridge: Bridge) -> None:
-    watching = optimizer(bridge.queries, bridge.clock, [rule("r", ("activeSeconds", "gt", 1))])
+    watching = optimizer(bridge.live, bridge.desk, bridge.clock, [rule("r", ("activeSeconds", "gt", 1))])
     query, fake = await run_one(bridge)
     bridge.clock.advance(2)
     await watching.tick()
     assert query.status == "paused"
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     fake.finish()
-    await until(lambda: not bridge.queries.live)
+    await until(lambda: not bridge.live.rows())
     await watching.tick()
     assert watching._acted == set()  # pyright: ignore[reportPrivateUsage]

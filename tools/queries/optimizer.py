@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import DeckError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Query
 
-from ..agents.runners.base import Outcome
+from ..agents.models import Size
+from ..agents.runners.base import Control, Outcome
 from ..tasks import Tasks
+from .controls import Options
 from .rules import Facts, Rule
 
 log = logging.getLogger(__name__)
@@ -30,26 +32,23 @@ MAX_TRIES = 3  # of what failed
 TAKEN = ("applied", "pending", "queued")  # outcomes that have or get their effect
 
 
-class Controls(Protocol):
-    """What the optimizer needs of the query manager."""
+class Watched(Protocol):
+    """The queries of this server, as LiveQueries has them."""
 
-    @property
-    def live(self) -> Sequence[Query]:
-        """Queries of this server that have not ended."""
+    def rows(self) -> Sequence[Query]:
+        """Of those that have not ended."""
         ...
 
     def active_seconds(self, query_id: str, now: float) -> float: ...
 
-    async def control(
-        self,
-        query_id: str,
-        action: str,
-        *,
-        actor: str,
-        evidence: Mapping[str, Any] | None = None,
-        model: str | None = None,
-    ) -> Outcome:
-        """Raises DeckError for a refusal; others are outcomes."""
+    def model_size(self, query_id: str) -> Size | None: ...
+
+
+class Desk(Protocol):
+    """Who applies controls, as the ControlDesk does."""
+
+    async def control(self, query_id: str, action: Control, *, actor: str, options: Options) -> Outcome:
+        """Raises DeckError."""
         ...
 
 
@@ -70,23 +69,23 @@ class Optimizer:
 
     def __init__(
         self,
-        queries: Controls,
+        live: Watched,
+        desk: Desk,
         clock: Clock,
         rules: Sequence[Rule],
         *,
-        size_of: Callable[[Query], str | None],
         cores: int,
         enabled: bool,
     ) -> None:
-        """`rules` come with the highest priority first; `size_of` tells small, medium or large of a query's model."""
+        """`rules` come with the highest priority first."""
         self.rules = rules
         self.enabled = enabled
         self.interval_ms = DEFAULT_INTERVAL_MS
         self.dry_run = False
         self.actions: deque[Action] = deque(maxlen=MAX_ACTIONS)  # the newest first
-        self._queries = queries
+        self._live = live
+        self._desk = desk
         self._clock = clock
-        self._size_of = size_of
         self._cores = cores
         self._acted: set[tuple[str, str]] = set()  # query id, rule name
         self._failures: Counter[tuple[str, str]] = Counter()
@@ -133,7 +132,7 @@ class Optimizer:
 
     async def tick(self) -> None:
         """Look at every running query once, then act on all of them together."""
-        live = self._queries.live
+        live = self._live.rows()
         known = {row.id for row in live}
         self._acted = {key for key in self._acted if key[0] in known}
         self._failures = Counter({key: count for key, count in self._failures.items() if key[0] in known})
@@ -158,11 +157,11 @@ class Optimizer:
     def _facts(self, row: Query, load: float) -> Facts:
         usage = row.usage or {}
         facts = {
-            "activeSeconds": self._queries.active_seconds(row.id, self._clock.monotonic()),
+            "activeSeconds": self._live.active_seconds(row.id, self._clock.monotonic()),
             "tokens": usage.get("tokens"),
             "usd": usage.get("usd"),
             "load": load,
-            "model": self._size_of(row),
+            "model": self._live.model_size(row.id),
             "permissionMode": row.permission_mode,
             "agentType": row.agent_type,
             "budget": row.budget,
@@ -193,13 +192,8 @@ class Optimizer:
     async def _act(self, action: Action) -> None:
         rule = action.rule
         try:
-            outcome = await self._queries.control(
-                action.query_id,
-                rule.action,
-                actor="optimizer",
-                evidence={"rule": rule.name, **action.evidence},
-                model=rule.model,
-            )
+            options = Options(model=rule.model, evidence={"rule": rule.name, **action.evidence})
+            outcome = await self._desk.control(action.query_id, rule.action, actor="optimizer", options=options)
             action.status, action.reason = outcome.get("status"), outcome.get("reason")
         except (InvalidArgumentError, DeniedError) as exc:  # such as that its agent has no such model
             action.status, action.reason = "denied", exc.message

@@ -41,6 +41,14 @@ def take(message: Mapping[str, Any], name: str, wanted: type) -> Any:
     raise ValueError(f"{message.get('type', 'a message')} without {'a valid ' if name in message else ''}'{name}'")
 
 
+def controls(message: Mapping[str, Any]) -> list[str]:
+    """What a worker that is ready can do beside the protocol's own: `hold`, `set_model`. Raises ValueError."""
+    names: list[Any] = take(message, "controls", list) if "controls" in message else []
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("ready whose 'controls' is no list of texts")
+    return names
+
+
 def progress(message: Mapping[str, Any]) -> dict[str, Any]:
     """`{done, total, message}`: finite numbers, a text; None is what was left out. Raises ValueError."""
     report = {name: message.get(name) for name in ("done", "total", "message")}
