@@ -47,6 +47,7 @@ from quarterdeck.tools.queries.live import LiveQueries
 from quarterdeck.tools.queries.manager import QueryManager
 from quarterdeck.tools.queries.optimizer import Optimizer
 from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
+from quarterdeck.tools.queries.rules import with_shipped
 from quarterdeck.tools.queries.spending import Spending
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
@@ -184,7 +185,14 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.push_async_callback(orchestrator.close)
         serving = asyncio.create_task(desk.serve())
         stack.callback(serving.cancel)
-        optimizer = Optimizer(live, desk, clock, enabled=settings.feature_adaptive_opt)
+        optimizer = Optimizer(
+            live,
+            desk,
+            clock,
+            with_shipped(settings.optimizer.rules),
+            cores=os.cpu_count() or 1,
+            enabled=settings.feature_adaptive_opt,
+        )
         stack.push_async_callback(optimizer.stop)
         meter = CallMeter()
         status = StatusTools(
@@ -224,7 +232,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         if interrupted := await recovery.recover():
             log.info("%d agents of servers that ended are marked interrupted", interrupted)
         if optimizer.enabled:
-            await optimizer.start()
+            optimizer.start()
 
         async def forget_history() -> None:
             if settings.runs_history:
