@@ -30,9 +30,10 @@ def rank(
     if threshold is not None:
         order = order[scores[order] <= threshold if info.metric == "l2" else scores[order] >= threshold]
     decode_json = json.JSONDecoder().raw_decode  # `loads` looks for blanks around, which no stored payload has
+    best: list[int] = order.tolist()
+    values: list[float] = scores[order].tolist()
     return [
-        Hit(found[place][1], value, decode_json(found[place][2])[0])
-        for place, value in zip(order.tolist(), scores[order].tolist(), strict=True)
+        Hit(found[place][1], value, decode_json(found[place][2])[0]) for place, value in zip(best, values, strict=True)
     ]
 
 

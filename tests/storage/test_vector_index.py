@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -150,7 +150,8 @@ async def test_every_structure_finds_the_nearest(
 async def test_narrower_forms_take_less_memory(open_store: Open, points: Matrix) -> None:
     store = await open_store()
     sizes: dict[Quantization, int] = {}
-    for quantization in ("none", "fp16", "sq8", "sq4", "pq"):
+    forms: tuple[Quantization, ...] = ("none", "fp16", "sq8", "sq4", "pq")
+    for quantization in forms:
         await store.create("c", DIMENSION, index="exact", quantization=quantization)
         await fill(store, points)
         sizes[quantization] = (await built(store)).ram_bytes or 0
@@ -158,7 +159,7 @@ async def test_narrower_forms_take_less_memory(open_store: Open, points: Matrix)
     slots = sizes["pq"]  # the vectors are on disk
     plain = SIZE * DIMENSION * 4
     assert slots <= SIZE * 17 * 1.25, "a key, an end and a mark for each point"
-    for quantization, factor in (("none", 1), ("fp16", 2), ("sq8", 4), ("sq4", 8)):
+    for quantization, factor in zip(forms, (1, 2, 4, 8), strict=False):
         assert sizes[quantization] - slots == plain // factor
 
 
@@ -237,36 +238,39 @@ async def test_filters_of_every_selectivity_find_the_nearest(
         assert found >= least * 10 * min(10, len(kept))
 
 
-scalars = st.one_of(
+Strategy: TypeAlias = st.SearchStrategy[Any]
+
+scalars: Strategy = st.one_of(
     st.integers(-3, 3),
     st.sampled_from([0.5, 2.0, 2.0**53, -(2.0**60), 2**53 + 1, 10**400]),
     st.booleans(),
     st.none(),
     st.text("abé", max_size=2),
 )
-nested = st.deferred(
-    lambda: st.one_of(scalars, st.lists(nested, max_size=3), st.dictionaries(st.sampled_from("xy"), nested))
-)
-payloads = st.dictionaries(st.sampled_from("ab"), nested, max_size=2)
-ordered = scalars.filter(lambda value: value is not None and not isinstance(value, bool))
-conditions = st.one_of(
+
+
+def deeper(inner: Strategy) -> Strategy:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xy"), inner)
+
+
+payloads: Strategy = st.dictionaries(st.sampled_from("ab"), st.recursive(scalars, deeper, max_leaves=4), max_size=2)
+ordered: Strategy = scalars.filter(lambda value: value is not None and not isinstance(value, bool))
+conditions: Strategy = st.one_of(
     scalars,
     st.dictionaries(st.sampled_from(["eq", "ne"]), scalars, min_size=1),
-    st.builds(lambda some: {"in": some}, st.lists(scalars, max_size=3)),
-    st.builds(lambda there: {"exists": there}, st.booleans()),
+    st.fixed_dictionaries({"in": st.lists(scalars, max_size=3)}),
+    st.fixed_dictionaries({"exists": st.booleans()}),
     st.dictionaries(st.sampled_from(["gt", "gte", "lt", "lte"]), ordered, min_size=1),
 )
-leaves = st.dictionaries(st.sampled_from(["a", "b", "a.x", "b.x.y"]), conditions, max_size=2)
-filters = st.recursive(
-    leaves,
-    lambda inner: st.one_of(
-        st.builds(lambda part: {"not": part}, inner),
-        st.builds(
-            lambda name, parts: {name: parts}, st.sampled_from(["and", "or"]), st.lists(inner, min_size=1, max_size=3)
-        ),
-    ),
-    max_leaves=4,
-)
+leaves: Strategy = st.dictionaries(st.sampled_from(["a", "b", "a.x", "b.x.y"]), conditions, max_size=2)
+
+
+def combined(inner: Strategy) -> Strategy:
+    parts = st.lists(inner, min_size=1, max_size=3)
+    return st.fixed_dictionaries({"not": inner}) | st.dictionaries(st.sampled_from(["and", "or"]), parts, min_size=1)
+
+
+filters: Strategy = st.recursive(leaves, combined, max_leaves=4)
 
 
 @settings(max_examples=300, deadline=None)
