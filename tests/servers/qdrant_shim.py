@@ -85,6 +85,12 @@ class Shim:
             shutil.rmtree(self._folder / name)
         return True
 
+    async def list(self, _: Request) -> Any:
+        return {"collections": [{"name": name} for name in self._shards]}
+
+    async def exists(self, request: Request) -> Any:
+        return {"exists": request.path_params["name"] in self._shards}
+
     async def info(self, request: Request) -> Any:
         info = await self._run(request, lambda shard: shard.info())
         made = self._made[request.path_params["name"]].model_dump(mode="json", exclude_none=True)
@@ -99,7 +105,12 @@ class Shim:
             "payload_schema": {},
             "config": {
                 "params": {"vectors": made["vectors"]},
-                "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000, **made.get("hnsw_config", {})},
+                "hnsw_config": {
+                    "m": 16,
+                    "ef_construct": 100,
+                    "full_scan_threshold": 10000,
+                    **made.get("hnsw_config", {}),
+                },
                 "optimizer_config": {**optimizers, "flush_interval_sec": 5, **made.get("optimizers_config", {})},
                 "wal_config": wal,
                 "quantization_config": made.get("quantization_config"),
@@ -322,19 +333,24 @@ def application(shim: Shim) -> Starlette:
     async def about(_: Request) -> Response:
         return JSONResponse({"title": "wire shim, not Qdrant", "version": "1.17.0"})
 
-    def route(path: str, method: str, work: Callable[[Request], Awaitable[Any]]) -> Route:
-        async def endpoint(request: Request) -> Response:
+    def endpoint(work: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
             text = json.dumps({"result": await work(request), "status": "ok", "time": 0.0})
             return Response(text, media_type="application/json")
 
-        return Route(f"/collections/{{name}}{path}", endpoint, methods=[method])
+        return answer
+
+    def route(path: str, method: str, work: Callable[[Request], Awaitable[Any]]) -> Route:
+        return Route(f"/collections/{{name}}{path}", endpoint(work), methods=[method])
 
     return Starlette(
         routes=[
             Route("/", about),
+            Route("/collections", endpoint(shim.list)),
             route("", "PUT", shim.create),
             route("", "DELETE", shim.drop),
             route("", "GET", shim.info),
+            route("/exists", "GET", shim.exists),
             route("/index", "PUT", shim.index),
             route("/points", "PUT", shim.upsert),
             route("/points", "POST", shim.retrieve),
