@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -52,6 +52,12 @@ def _default_roots() -> list[Path]:
 
 
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
+
+
+def _check_embedder(value: str) -> str:
+    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
+        raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
+    return value
 
 
 class AgentsTable(BaseModel):
@@ -105,6 +111,13 @@ class Settings(BaseSettings):
     )
     upload_roots: Paths = Field(
         default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+    )
+    embedder: Annotated[str, AfterValidator(_check_embedder)] = Field(
+        default="lexical", description="what makes vectors of [texts](#embedders) in new collections"
+    )
+    embedder_key: SecretStr | None = Field(default=None, description="API key of an embedder's endpoint")
+    embedder_timeout: float = Field(
+        default=30, gt=0, description="seconds that an embedder's endpoint may take for one request"
     )
     runs_history: int = Field(
         default=30 * 24 * 3600,
