@@ -7,6 +7,9 @@ Where the index has already replayed that change and is small, the search runs i
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import sqlite3
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,9 +17,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..clock import Clock
-from ..errors import InvalidArgumentError, NotFoundError
-from .base import MAX_DIMENSION, CollectionInfo, Hit, Metric, Point, Vector
-from .filters import parse_filter
+from ..errors import InvalidArgumentError, NotFoundError, UnsupportedError
+from ..memory.words import tokens
+from .base import (
+    MAX_DIMENSION,
+    CollectionInfo,
+    CollectionState,
+    Hit,
+    Metric,
+    Point,
+    Precision,
+    Quantization,
+    Stored,
+    Vector,
+    WishedIndex,
+)
+from .filters import Predicate, parse_filter
 from .flat import FlatIndex
 from .matrix import to_matrix
 from .rows import check_id, to_point, to_rows
@@ -76,9 +92,19 @@ class FaissVectorStore:
         return await asyncio.shield(task)
 
     async def create(
-        self, name: str, dimension: int, metric: Metric = "cosine", embedder: str | None = None
+        self,
+        name: str,
+        dimension: int,
+        metric: Metric = "cosine",
+        embedder: str | None = None,
+        *,
+        index: WishedIndex = "auto",
+        quantization: Quantization = "none",
+        stored: Stored = "float32",
     ) -> CollectionInfo:
-        info = self._new(name, dimension, metric, embedder)
+        info = replace(
+            self._new(name, dimension, metric, embedder), index=index, quantization=quantization, stored=stored
+        )
         await self._to_end(self._database.create(info))
         return info
 
@@ -90,6 +116,27 @@ class FaissVectorStore:
     async def describe(self, name: str) -> CollectionInfo:
         return self._find(name).info
 
+    async def inspect(self, name: str) -> CollectionState:
+        collection = self._find(name)
+        replica = self._replica(collection)
+        return CollectionState(
+            index="exact",
+            quantization="none",
+            points=await self.count(name),
+            tombstones=replica.index.tombstones,
+            change_sequence=collection.sequence,
+            ram_bytes=replica.index.ram_bytes,
+            disk_bytes=await self._to_end(self._database.size(collection.key)),
+            recall=1.0,
+            building=None,
+            note=None if collection.info.index in ("auto", "exact") else "every search is exact",
+        )
+
+    async def change_token(self, name: str) -> str | None:
+        collection = self._find(name)
+        ended = self._database.latest_end(collection.key, self._clock.now())
+        return f"{collection.key}.{collection.sequence}.{ended}"
+
     async def collections(self, *, limit: int, after: str = "") -> list[CollectionInfo]:
         return [collection.info for collection in self._database.collections(limit, after)]
 
@@ -97,6 +144,10 @@ class FaissVectorStore:
         count = await self._to_end(self._database.drop(name, self._clock.now()))
         self._replicas.pop(name, None)
         return count
+
+    async def replace(self, name: str, successor: str) -> None:
+        await self._to_end(self._database.replace(name, successor))
+        self._replicas.pop(successor, None)
 
     async def upsert(self, name: str, points: Sequence[Point], *, embedder: str | None = None) -> int:
         if points:
@@ -128,8 +179,33 @@ class FaissVectorStore:
     async def delete_where(self, name: str, where: Mapping[str, Any]) -> int:
         return await self._to_end(self._database.delete_where(name, parse_filter(where), self._clock.now()))
 
-    async def count(self, name: str) -> int:
-        return await self._to_end(self._database.count(self._find(name).key, self._clock.now()))
+    async def count(self, name: str, where: Mapping[str, Any] | None = None) -> int:
+        accepts = None if where is None else parse_filter(where)
+        return await self._to_end(self._database.count(self._find(name).key, self._clock.now(), accepts))
+
+    async def optimize(self, name: str) -> CollectionState:
+        replica = self._replica(self._find(name))
+        await self._to_end(self._search_in_thread(name, replica, list))
+        async with replica.lock:
+            await asyncio.to_thread(replica.index.compact)
+        return await self.inspect(name)
+
+    async def snapshot(self, name: str) -> str:
+        self._find(name)
+        raise UnsupportedError("an exact index is read from the points at once: it has no snapshot")
+
+    async def verify(self, name: str) -> list[str]:
+        replica = self._replica(self._find(name))
+        await self._to_end(self._search_in_thread(name, replica, list))
+        indexed, there = len(replica.index), await self.count(name)
+        return [] if indexed == there else [f"the index has {indexed} points, the collection {there}"]
+
+    async def search_text(
+        self, name: str, texts: Sequence[str], *, limit: int, where: Mapping[str, Any] | None = None
+    ) -> list[list[Hit]]:
+        accepts = None if where is None else parse_filter(where)
+        rows = await self._to_end(self._database.texts(self._find(name).key, self._clock.now()))
+        return await asyncio.to_thread(_rank_texts, rows, texts, limit, accepts)
 
     async def search(
         self,
@@ -139,7 +215,9 @@ class FaissVectorStore:
         limit: int,
         threshold: float | None = None,
         where: Mapping[str, Any] | None = None,
+        precision: Precision = "balanced",
     ) -> list[list[Hit]]:
+        del precision  # every search is exact
         accepts = None if where is None else parse_filter(where)
         collection = self._find(name)
         info = collection.info
@@ -172,3 +250,19 @@ class FaissVectorStore:
 
 def _labels(kind: str, count: int) -> list[str]:
     return [f"{kind} {number}" for number in range(count)]
+
+
+def _rank_texts(
+    rows: Sequence[tuple[str, str, str]], texts: Sequence[str], limit: int, accepts: Predicate | None
+) -> list[list[Hit]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.execute("CREATE VIRTUAL TABLE texts USING fts5 (id UNINDEXED, payload UNINDEXED, body, tokenize = 'ascii')")
+        db.executemany("INSERT INTO texts VALUES (?, ?, ?)", ((*row[:2], " ".join(tokens(row[2]))) for row in rows))
+        sql = "SELECT id, -bm25(texts), payload FROM texts WHERE texts MATCH ? ORDER BY 2 DESC"
+        found: list[list[Hit]] = []
+        for text in texts:
+            match = " OR ".join(f'"{word}"' for word in tokens(text))
+            ranked: list[tuple[str, float, str]] = db.execute(sql, (match,)).fetchall() if match else []
+            hits = (Hit(point_id, score, json.loads(payload)) for point_id, score, payload in ranked)
+            found.append([hit for hit in hits if accepts is None or accepts(hit.payload)][:limit])
+    return found

@@ -60,6 +60,15 @@ class FlatIndex:
     def is_mostly_dead(self) -> bool:
         return len(self._ids) > 2 * len(self._slot_of)
 
+    @property
+    def tombstones(self) -> int:
+        return len(self._ids) - len(self._slot_of)
+
+    @property
+    def ram_bytes(self) -> int:
+        """Of the vectors."""
+        return len(self._ids) * self._dimension * STORED.itemsize
+
     def work(self, queries: int, *, filtered: bool) -> int:
         """About how many multiplications a search takes."""
         return len(self._ids) * (queries * self._dimension + FILTER_COST * filtered)

@@ -31,4 +31,9 @@ MIGRATIONS = (
         PRIMARY KEY (collection, sequence, id)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE collections ADD COLUMN index_kind TEXT NOT NULL DEFAULT 'auto';
+    ALTER TABLE collections ADD COLUMN quantization TEXT NOT NULL DEFAULT 'none';
+    ALTER TABLE collections ADD COLUMN stored TEXT NOT NULL DEFAULT 'float32';
+    """,
 )

@@ -11,6 +11,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -28,10 +29,9 @@ KEPT_CHANGES = 1000  # deletions are remembered for so many changes; whoever is 
 CHUNK_ROWS = 2048  # points replayed at once
 CHUNK_IDS = 500  # ids in one statement
 
-_COLLECTION = "id, sequence, name, dimension, metric, embedder, created_at"
-_CREATE = """
-    INSERT OR IGNORE INTO collections (name, dimension, metric, embedder, created_at) VALUES (?, ?, ?, ?, ?)
-"""
+_INFO = "name, dimension, metric, embedder, created_at, index_kind, quantization, stored"
+_COLLECTION = f"id, sequence, {_INFO}"
+_CREATE = f"INSERT OR IGNORE INTO collections ({_INFO}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _POINT = "id, vector, payload, expires_at"
 _PUT = f"""
     INSERT INTO points (collection, sequence, {_POINT}) VALUES (?, ?, ?, ?, ?, ?)
@@ -45,6 +45,7 @@ _COUNT = """
     SELECT (SELECT count(*) FROM points WHERE collection = :collection)
          - (SELECT count(*) FROM points WHERE collection = :collection AND expires_at <= :now)
 """
+_LIVE = "collection = :collection AND ifnull(expires_at > :now, 1)"
 _LOG_DELETION = "INSERT OR IGNORE INTO deletions SELECT collection, ?, id FROM points WHERE collection = ? AND "
 _DELETE_LOGGED = """
     DELETE FROM points WHERE collection = :collection
@@ -122,10 +123,40 @@ class PointDatabase:
         with self._explained("read"):
             return self._reader.execute(sql, parameters).fetchall()
 
-    async def count(self, key: int, now: int) -> int:
+    async def count(self, key: int, now: int, accepts: Predicate | None = None) -> int:
         with self._explained("read"):
             async with self._replaying:
-                return await _count(self._replayer, key, now)
+                if accepts is None:
+                    return await _count(self._replayer, key, now)
+                await self._replayer.create_function("accepts", 1, _on_text(accepts))  # pyright: ignore[reportUnknownMemberType]
+                sql = f"SELECT count(*) FROM points WHERE {_LIVE} AND accepts(payload)"
+                [(count,)] = await self._replayer.execute_fetchall(sql, {"collection": key, "now": now})
+                return int(count)
+
+    def latest_end(self, key: int, now: int) -> int:
+        """When the last point ended that is still in the table, inline; 0 if none is."""
+        sql = "SELECT ifnull(max(expires_at), 0) FROM points WHERE collection = ? AND expires_at <= ?"
+        [(latest,)] = self._read(sql, (key, now))
+        return int(latest)
+
+    async def texts(self, key: int, now: int) -> list[tuple[str, str, str]]:
+        """Id, payload and text of each point that has one."""
+        sql = f"""
+            SELECT id, payload, payload ->> '$.text' FROM points
+            WHERE {_LIVE} AND json_type(payload, '$.text') = 'text'
+        """
+        with self._explained("read"):
+            async with self._replaying:
+                rows = await self._replayer.execute_fetchall(sql, {"collection": key, "now": now})
+        return cast("list[tuple[str, str, str]]", rows)
+
+    async def size(self, key: int) -> int:
+        """Bytes of the points' rows, about."""
+        sql = "SELECT ifnull(sum(length(vector) + length(payload) + length(id)), 0) FROM points WHERE collection = ?"
+        with self._explained("read"):
+            async with self._replaying:
+                [(size,)] = await self._replayer.execute_fetchall(sql, (key,))
+        return int(size)
 
     async def get(self, key: int, ids: Sequence[str], now: int) -> dict[str, PointRow]:
         rows: list[Any] = []
@@ -181,13 +212,16 @@ class PointDatabase:
     async def drop(self, name: str, now: int) -> int:
         async with self._change(name, now) as (db, collection):
             count = await _count(db, collection.key, now)
-            for statement in (
-                "DELETE FROM points WHERE collection = ?",
-                "DELETE FROM deletions WHERE collection = ?",
-                "DELETE FROM collections WHERE id = ?",
-            ):
-                await db.execute(statement, (collection.key,))
+            await _drop(db, collection.key)
         return count
+
+    async def replace(self, name: str, successor: str) -> None:
+        async with self._transaction() as db:
+            sql = f"SELECT {_COLLECTION} FROM collections WHERE name = ?"
+            old, new = [_only(each, await db.execute_fetchall(sql, (each,))) for each in (name, successor)]
+            if old.key != new.key:
+                await _drop(db, old.key)
+                await db.execute("UPDATE collections SET name = ? WHERE id = ?", (name, new.key))
 
     async def upsert(self, expected: CollectionInfo, rows: Sequence[PointRow], now: int) -> None:
         """Write points that were made by, and for, what `expected` says; make that collection if it is missing.
@@ -280,8 +314,17 @@ def _only(name: str, rows: Iterable[Sequence[Any]]) -> Collection:
 
 async def _create(db: aiosqlite.Connection, info: CollectionInfo) -> bool:
     """False if the name is taken."""
-    cursor = await db.execute(_CREATE, (info.name, info.dimension, info.metric, info.embedder, info.created_at))
+    cursor = await db.execute(_CREATE, astuple(info))
     return cursor.rowcount > 0
+
+
+async def _drop(db: aiosqlite.Connection, key: int) -> None:
+    for statement in (
+        "DELETE FROM points WHERE collection = ?",
+        "DELETE FROM deletions WHERE collection = ?",
+        "DELETE FROM collections WHERE id = ?",
+    ):
+        await db.execute(statement, (key,))
 
 
 async def _count(db: aiosqlite.Connection, key: int, now: int) -> int:
