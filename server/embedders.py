@@ -30,15 +30,16 @@ def configured_embedders(settings: Settings, cache: Path) -> Embedders:
     async def open_semantic() -> Embedder:
         from quarterdeck.tools.vectors.embedders.semantic import SemanticEmbedder
 
-        return await SemanticEmbedder.open(name, model, Path(place).expanduser() if place else None, cache)
+        return await SemanticEmbedder.open(name, model, folder, cache)
 
     async def open_endpoint() -> Embedder:
         from quarterdeck.tools.vectors.embedders.endpoint import EndpointEmbedder
 
         key = settings.embedder_key
-        secret = key and key.get_secret_value()
+        secret = None if key is None else key.get_secret_value()
         return await EndpointEmbedder.open(name, model, place, secret, settings.embedder_timeout)
 
+    folder = Path(place).expanduser() if place else None
     if kind == "semantic":
         model = model or DEFAULT_MODEL
     name = f"{kind}:{model}" if model else kind

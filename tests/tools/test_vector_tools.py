@@ -18,12 +18,12 @@ from mcp_types import TextContent
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
+from quarterdeck.tools.vectors.search_tool import MAX_QUERIES
 from quarterdeck.tools.vectors.service import VectorService
-from quarterdeck.tools.vectors.tool import MAX_POINTS, MAX_QUERIES, vector_tools
+from quarterdeck.tools.vectors.tool import MAX_POINTS, vector_tools
 from tests.clock import ManualClock
 from tests.docstrings import docstrings
+from tests.embedders import offering
 
 PLANE: list[dict[str, Any]] = [
     {"id": "east", "vector": [1, 0], "payload": {"n": 1}},
@@ -76,11 +76,8 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
     async def open_store() -> VectorStore:
         return await FaissVectorStore.open(tmp_path / "vectors.db", clock)
 
-    async def open_embedder() -> Embedder:
-        return LexicalEmbedder()
-
     store = OnFirstUse(open_store)
-    yield Deck(VectorService(store, OnFirstUse(open_embedder), clock), clock)
+    yield Deck(VectorService(store, offering(), clock), clock)
     if store.opened is not None:
         await store.opened.close()
 
@@ -154,11 +151,15 @@ async def test_a_ttl_ends_a_point_and_zero_keeps_it(deck: Deck) -> None:
 
 async def test_collections_are_created_described_listed_and_dropped(deck: Deck) -> None:
     created = await deck.answer("vector_collections", action="create", collection="c", dimension=2, metric="l2")
-    shape = {"collection": "c", "dimension": 2, "metric": "l2", "embedder": None, "count": 0}
+    options = {"index": "auto", "quantization": "none"}
+    shape = {"collection": "c", "dimension": 2, "metric": "l2", "embedder": None, "count": 0, **options}
     assert created == {"success": True, "action": "create", "collections": [shape]}
     await deck.answer("vector_upsert", collection="c", points=PLANE)
     described = await deck.answer("vector_collections", action="describe", collection="c")
-    assert described["collections"] == [{**shape, "count": 3}]
+    [info] = described["collections"]
+    state = info.pop("state")
+    assert info == {**shape, "count": 3}
+    assert (state["index"], state["tombstones"], state["note"]) == ("exact", 0, None)
     await deck.answer("vector_collections", action="create", collection="texts")
     await deck.answer("vector_collections", action="create", collection="a", dimension=5)
 
@@ -166,7 +167,7 @@ async def test_collections_are_created_described_listed_and_dropped(deck: Deck) 
     assert [info["collection"] for info in page["collections"]] == ["a", "c"]
     page = await deck.answer("vector_collections", action="list", limit=2, cursor=page["nextCursor"])
     assert page["collections"] == [
-        {"collection": "texts", "dimension": 384, "metric": "cosine", "embedder": "lexical", "count": 0}
+        {"collection": "texts", "dimension": 384, "metric": "cosine", "embedder": "lexical", "count": 0, **options}
     ]
     assert page["nextCursor"] is None
 
@@ -221,7 +222,17 @@ async def test_max_tokens_leaves_out_the_worst_hits_and_counts_them(deck: Deck) 
             "valid: eq, ne, in, gt, gte, lt, lte, exists",
         ),
         ("vector_search", {"vector": [1, 0], "filter": [1]}, "filter"),
-        ("vector_search", {"vector": [1, 0], "mode": "hybrid"}, "unknown argument 'mode'"),
+        ("vector_search", {"vector": [1, 0], "mode": "hybrid"}, "mode hybrid needs query or queries"),
+        ("vector_search", {"vector": [1, 0], "mode": "both"}, "'vector', 'text' or 'hybrid'"),
+        ("vector_search", {"vector": [1, 0], "query": "a"}, "give exactly one of"),
+        ("vector_search", {"vector": [1, 0], "queries": ["a", "b"], "mode": "hybrid"}, "give exactly one of"),
+        ("vector_search", {"query": "a", "mode": "text", "precision": "fast"}, "precision: not in mode text"),
+        (
+            "vector_search",
+            {"query": "a", "mode": "hybrid", "scoreThreshold": 0.5},
+            "scoreThreshold: not in mode hybrid",
+        ),
+        ("vector_search", {"vector": [1, 0], "precision": "best"}, "'fast', 'balanced' or 'exact'"),
         ("vector_search", {"query": "words"}, "collection 'c' holds vectors of its callers (2 numbers)"),
         ("vector_upsert", {"points": []}, "points"),
         ("vector_upsert", {"points": [{"id": "a"}]}, "give either vector or text"),
@@ -238,9 +249,18 @@ async def test_max_tokens_leaves_out_the_worst_hits_and_counts_them(deck: Deck) 
         ("vector_delete", {"ids": ["a"], "filter": {"a": 1}}, "give either ids or filter"),
         ("vector_delete", {"filter": {}}, "an empty one means every point"),
         ("vector_collections", {"action": "create"}, "'c' exists already"),
-        ("vector_collections", {"action": "optimize"}, "'create', 'list', 'describe' or 'drop'"),
+        ("vector_collections", {"action": "burn"}, "'create', 'list', 'describe', 'drop', 'optimize' or 'reembed'"),
+        ("vector_collections", {"action": "reembed"}, "point 'east' has no payload.text to embed"),
+        (
+            "vector_collections",
+            {"action": "reembed", "embedder": "magic"},
+            "'magic' is not configured here (valid: lexical)",
+        ),
+        ("vector_collections", {"action": "optimize", "index": "pq"}, "index: only for create"),
+        ("vector_collections", {"action": "drop", "embedder": "lexical"}, "embedder: only for create and reembed"),
+        ("vector_collections", {"action": "create", "dimension": 2, "embedder": "lexical"}, "not both"),
         ("vector_collections", {"action": "list"}, "list takes none"),
-        ("vector_collections", {"action": "describe", "metric": "dot"}, "only create takes them"),
+        ("vector_collections", {"action": "describe", "metric": "dot"}, "metric: only for create"),
     ],
 )
 async def test_bad_arguments_are_named(deck: Deck, tool: str, arguments: dict[str, Any], message: str) -> None:

@@ -6,17 +6,35 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, InvalidArgumentError, NotFoundError
 from quarterdeck.storage.lazy import OnFirstUse
-from quarterdeck.storage.vectors.base import CollectionInfo, Hit, Metric, Payload, Point, Vector, VectorStore
+from quarterdeck.storage.vectors.base import (
+    CollectionInfo,
+    CollectionState,
+    Hit,
+    Metric,
+    Payload,
+    Point,
+    Precision,
+    Quantization,
+    Vector,
+    VectorStore,
+    WishedIndex,
+)
 from quarterdeck.tools.memory.checks import milliseconds
 
 from .embedders.base import Embedder
+from .embedders.offered import Embedders
+from .fusion import fuse
+from .reembed import Report, reembed, successor_of
+
+Mode = Literal["vector", "text", "hybrid"]
 
 NAMES_SHOWN = 20  # of collections, in an error
+FUSED = 100  # hits of either ranking that a hybrid search fuses, at least
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -36,27 +54,38 @@ class NewPoint:
 
 class VectorService:
     """A bad name raises InvalidArgumentError, a missing collection NotFoundError except in `upsert`; any method
-    raises StorageError if the store fails.
+    raises StorageError if the store fails, EmbedderError if an embedder that it needs does.
     """
 
-    def __init__(self, store: OnFirstUse[VectorStore], embedder: OnFirstUse[Embedder], clock: Clock) -> None:
+    def __init__(self, store: OnFirstUse[VectorStore], embedders: Embedders, clock: Clock) -> None:
         self._store = store
-        self._embedder = embedder
+        self._embedders = embedders
         self._clock = clock
 
-    async def create(self, name: str, dimension: int | None = None, metric: Metric = "cosine") -> CollectionInfo:
-        """Make an empty collection; without a dimension one for texts.
+    async def create(
+        self,
+        name: str,
+        dimension: int | None = None,
+        metric: Metric = "cosine",
+        *,
+        embedder: str | None = None,
+        index: WishedIndex = "auto",
+        quantization: Quantization = "none",
+    ) -> CollectionInfo:
+        """Make an empty collection: for vectors of that dimension, or without one for texts, by the named embedder or
+        the default one.
 
         Raises:
-            InvalidArgumentError: a bad name or dimension.
+            InvalidArgumentError: a bad name or dimension, no such embedder, no such index with that quantization.
             ConflictError: the name is taken.
         """
         _check_name(name)
         store = await self._store()
-        if dimension is not None:
-            return await store.create(name, dimension, metric)
-        embedder = await self._embedder()
-        return await store.create(name, embedder.dimension, metric, embedder.name)
+        made_by = None
+        if dimension is None:
+            chosen = await self._embedders.named(embedder)
+            dimension, made_by = chosen.dimension, chosen.name
+        return await store.create(name, dimension, metric, made_by, index=index, quantization=quantization)
 
     async def collections(self, *, limit: int, after: str = "") -> Sequence[CollectionInfo]:
         """The next collections after the name `after`, by name.
@@ -66,7 +95,15 @@ class VectorService:
         """
         if after and not _NAME.fullmatch(after):
             raise InvalidArgumentError("cursor: pass the nextCursor of the page before, unchanged, or none")
-        return await (await self._store()).collections(limit=limit, after=after)
+        store = await self._store()
+        found: list[CollectionInfo] = []
+        while len(found) < limit:
+            page = await store.collections(limit=limit, after=after)
+            found += [info for info in page if _NAME.fullmatch(info.name)]  # what reembed makes is not shown
+            if len(page) < limit:
+                break
+            after = page[-1].name
+        return found[:limit]
 
     async def describe(self, name: str) -> CollectionInfo:
         _check_name(name)
@@ -74,7 +111,7 @@ class VectorService:
         try:
             return await store.describe(name)
         except NotFoundError:
-            infos = await store.collections(limit=NAMES_SHOWN + 1)
+            infos = await self.collections(limit=NAMES_SHOWN + 1)
             names = ", ".join(info.name for info in infos[:NAMES_SHOWN]) or "none"
             more = ", …" if len(infos) > NAMES_SHOWN else ""
             raise NotFoundError(
@@ -86,6 +123,26 @@ class VectorService:
         await self.describe(name)
         return await self._store()
 
+    async def inspect(self, name: str) -> CollectionState:
+        """What serves the collection's searches now."""
+        store = await self._store_with(name)
+        return await store.inspect(name)
+
+    async def optimize(self, name: str) -> CollectionState:
+        """Build the collection's index anew and return how it is then."""
+        store = await self._store_with(name)
+        return await store.optimize(name)
+
+    async def reembed(self, name: str, embedder: str | None, report: Report) -> CollectionInfo:
+        """Embed the texts of a collection anew, by the named embedder or the default one, and return what it is then.
+
+        Raises:
+            InvalidArgumentError: no such embedder, or nothing in a text can be embedded.
+            ConflictError: a point has no text; the message names it.
+        """
+        store = await self._store_with(name)
+        return await reembed(store, name, await self._embedders.named(embedder), report)
+
     async def count(self, name: str) -> int:
         store = await self._store_with(name)
         return await store.count(name)
@@ -93,10 +150,14 @@ class VectorService:
     async def drop(self, name: str) -> int:
         """Remove a collection and return how many points it had."""
         store = await self._store_with(name)
+        with contextlib.suppress(NotFoundError):
+            await store.drop(successor_of(name))
         return await store.drop(name)
 
     async def upsert(self, name: str, points: Sequence[NewPoint]) -> int:
         """Add or replace points, all of them or none, and return how many. A missing collection is made with them.
+
+        Texts are embedded by what made the collection's vectors, in a new collection by the default embedder.
 
         Raises:
             InvalidArgumentError: a bad name, ttl, text or vector; vectors and texts mixed; the text names the point.
@@ -111,11 +172,26 @@ class VectorService:
             return await store.upsert(name, self._points(points, vectors))
         if len(texts) < len(points):
             raise InvalidArgumentError("points: give each a text, or each a vector")
-        embedder = await self._embedder()
-        with contextlib.suppress(NotFoundError):
-            _check_dimension(await store.describe(name), embedder)
+        try:
+            info = await store.describe(name)
+        except NotFoundError:
+            embedder = await self._embedders.named(None)
+        else:
+            embedder = await self._embedder_for(info)
         made = list(await embedder.embed(texts))
         return await store.upsert(name, self._points(points, made), embedder=embedder.name)
+
+    async def _embedder_for(self, info: CollectionInfo) -> Embedder:
+        """What can embed texts for a collection; one for vectors may still be empty, and then takes any."""
+        if info.embedder is not None:
+            return await self._embedders.of(info)
+        embedder = await self._embedders.named(None)
+        if info.dimension != embedder.dimension:
+            raise ConflictError(
+                f"collection '{info.name}' has dimension {info.dimension}, the embedder '{embedder.name}' makes "
+                f"{embedder.dimension}: give vectors, or use another collection"
+            )
+        return embedder
 
     async def put(
         self, name: str, points: Sequence[NewPoint], *, dimension: int, metric: Metric, embedder: str | None
@@ -179,57 +255,43 @@ class VectorService:
     async def search(
         self,
         name: str,
-        vectors: Sequence[Vector],
         *,
+        vectors: Sequence[Vector] | None = None,
+        texts: Sequence[str] = (),
+        mode: Mode = "vector",
         limit: int = 10,
         threshold: float | None = None,
         where: Mapping[str, Any] | None = None,
+        precision: Precision = "balanced",
     ) -> list[list[Hit]]:
-        """For each vector the nearest points, the best first; `threshold` as in `VectorStore.search`.
+        """For each query up to `limit` points, the best first; all queries are one batch.
+
+        `vector` finds the nearest to each of `vectors`, or of `texts`, which are embedded; its `threshold` is as in
+        `VectorStore.search`. `text` ranks by the words of `texts`. `hybrid` does both and fuses: the scores are then
+        those of `fusion.fuse`.
 
         Raises:
-            InvalidArgumentError: a bad vector or filter.
-        """
-        store = await self._store_with(name)
-        return await store.search(name, vectors, limit=limit, threshold=threshold, where=where)
-
-    async def search_texts(
-        self,
-        name: str,
-        texts: Sequence[str],
-        *,
-        limit: int = 10,
-        threshold: float | None = None,
-        where: Mapping[str, Any] | None = None,
-    ) -> list[list[Hit]]:
-        """For each text the nearest points, as `search`.
-
-        Raises:
-            ConflictError: the collection does not hold texts of this embedder.
-            InvalidArgumentError: a text without words, or a bad filter.
+            InvalidArgumentError: a bad vector or filter, a text without words.
+            ConflictError: texts, and the collection does not hold what an embedder made that is configured here.
+            UnsupportedError: the store has no full text.
         """
         info = await self.describe(name)
-        embedder = await self._embedder()
-        if (info.embedder, info.dimension) != (embedder.name, embedder.dimension):
-            holds = "vectors of its callers" if info.embedder is None else f"texts embedded by '{info.embedder}'"
-            raise ConflictError(
-                f"collection '{name}' holds {holds} ({info.dimension} numbers), not texts embedded by "
-                f"'{embedder.name}' ({embedder.dimension}): search it with 'vector' or 'vectors'"
-            )
-        vectors = list(await embedder.embed(texts))
-        return await self.search(name, vectors, limit=limit, threshold=threshold, where=where)
+        store = await self._store()
+        if mode == "text":
+            return await store.search_text(name, texts, limit=limit, where=where)
+        if vectors is None:
+            embedder = await self._embedders.of(info)
+            vectors = list(await embedder.embed(texts))
+        depth = limit if mode == "vector" else max(limit, FUSED)
+        near = await store.search(name, vectors, limit=depth, threshold=threshold, where=where, precision=precision)
+        if mode == "vector":
+            return near
+        worded = await store.search_text(name, texts, limit=depth, where=where)
+        return [fuse(rankings, limit) for rankings in zip(near, worded, strict=True)]
 
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidArgumentError(
             f"collection: a name is 1 to 128 letters, digits and . _ -, the first a letter or digit, got {name[:40]!a}"
-        )
-
-
-def _check_dimension(info: CollectionInfo, embedder: Embedder) -> None:
-    if info.dimension != embedder.dimension:
-        raise ConflictError(
-            f"collection '{info.name}' has dimension {info.dimension}, the embedder '{embedder.name}' makes "
-            f"{embedder.dimension}: give vectors, or use another collection"
         )

@@ -14,12 +14,11 @@ from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.contract import DeckTool
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 from tests.clock import ManualClock
+from tests.embedders import offering
 from tests.ready import ready
 
 from .driver import FakeDeck, RefusalError
@@ -64,10 +63,7 @@ async def real_tools(folder: Path) -> AsyncGenerator[RealTools]:
     async def open_vectors() -> FaissVectorStore:
         return vectors
 
-    async def open_embedder() -> Embedder:
-        return LexicalEmbedder()
-
-    service = VectorService(OnFirstUse(open_vectors), OnFirstUse(open_embedder), clock)
+    service = VectorService(OnFirstUse(open_vectors), offering(), clock)
     try:
         memory_service = MemoryService(ready(memory), clock, 3600, 3600)
         yield RealTools(

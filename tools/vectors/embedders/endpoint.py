@@ -53,10 +53,10 @@ class EndpointEmbedder:
         self._client = client
 
     @classmethod
-    async def open(cls, name: str, model: str, url: str, key: str | None, timeout: float) -> EndpointEmbedder:
+    async def open(cls, name: str, model: str, url: str, key: str | None, patience: float) -> EndpointEmbedder:
         """Ask the endpoint below `url` (as `https://api.openai.com/v1`) for a first vector, to learn the dimension.
 
-        `timeout` is in seconds, of one attempt.
+        `patience` is in seconds, for one request.
 
         Raises:
             EmbedderError: it does not answer, or not with a vector.
@@ -64,7 +64,7 @@ class EndpointEmbedder:
         import httpx
 
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        limits = httpx.Timeout(timeout, connect=CONNECT_TIMEOUT)
+        limits = httpx.Timeout(patience, connect=CONNECT_TIMEOUT)
         client = httpx.AsyncClient(base_url=url, headers=headers, timeout=limits)
         embedder = cls(name, model, client)
         try:
@@ -82,15 +82,16 @@ class EndpointEmbedder:
         rows: list[list[float]] = []
         for start in range(0, len(texts), BATCH):
             rows += await self._vectors(texts[start : start + BATCH])
-        if lengths := {len(row) for row in rows} - {self.dimension}:
+        if others := {len(row) for row in rows} - {self.dimension}:
             raise EmbedderError(
-                f"{self._about}: the vectors have {lengths.pop()} numbers, the first one had {self.dimension}"
+                f"{self._about}: a vector has {others.pop()} numbers, the first one had {self.dimension}"
             )
         array = np.array(rows, np.float32).reshape(len(texts), self.dimension)
-        norms = np.linalg.norm(array, axis=1, keepdims=True)
-        if not norms.all():
+        lengths = np.linalg.norm(array, axis=1, keepdims=True)
+        if not lengths.all():
             raise EmbedderError(f"{self._about}: a vector is zero")
-        return array / norms
+        array /= lengths
+        return array
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -104,11 +105,8 @@ class EndpointEmbedder:
         import stamina
 
         try:
-            async for attempt in stamina.retry_context(
-                on=_next_attempt, attempts=ATTEMPTS, timeout=None, wait_max=LONGEST_WAIT
-            ):
-                with attempt:
-                    body = await self._post(texts)
+            retrying = stamina.AsyncRetryingCaller(attempts=ATTEMPTS, timeout=None, wait_max=LONGEST_WAIT)
+            body = await retrying(_next_attempt, self._post, texts)
             answer = _Answer.model_validate_json(body)
         except _RefusedError as exc:
             remedy = "; check QUARTERDECK_EMBEDDER_KEY" if exc.status in (401, 403) else ""

@@ -31,7 +31,9 @@ class Embedders:
             if name in (offered, offered.partition(":")[0]):
                 return await embedder()
         names = ", ".join(self._offered)
-        raise InvalidArgumentError(f"embedder: {name!r} is not configured here (valid: {names}); see QUARTERDECK_EMBEDDER")
+        raise InvalidArgumentError(
+            f"embedder: {name!r} is not configured here (valid: {names}); QUARTERDECK_EMBEDDER adds one"
+        )
 
     async def of(self, info: CollectionInfo) -> Embedder:
         """The one that made the collection's vectors.

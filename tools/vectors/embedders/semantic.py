@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 
 HUB = "https://huggingface.co"
 HUB_TIMEOUT = 5.0  # seconds; fastembed itself would try for 39
-BATCH = 32  # texts at once: more are no faster, and hold memory
+BATCH = 16  # texts at once: more were no faster
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
-_DOWNLOAD = "import sys; from fastembed import TextEmbedding as T; T(sys.argv[1], cache_dir=sys.argv[2], lazy_load=True)"
+_DOWNLOAD = (
+    "import sys; from fastembed import TextEmbedding as T; T(sys.argv[1], cache_dir=sys.argv[2], lazy_load=True)"
+)
 
 
 class SemanticEmbedder:
@@ -67,10 +70,13 @@ class SemanticEmbedder:
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import numpy as np
 
-        whole = (text.encode("utf-8", "replace").decode() for text in texts)  # no halves of characters
-        rows = np.array(list(self._model.embed(whole, batch_size=BATCH)), np.float32)
-        rows = rows.reshape(len(texts), self.dimension)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # a batch is as long as its longest
+        whole = (texts[number].encode("utf-8", "replace").decode() for number in order)  # no halves of characters
+        rows = np.empty((len(texts), self.dimension), np.float32)
+        for number, row in zip(order, self._model.embed(whole, batch_size=BATCH), strict=True):
+            rows[number] = row
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
 
     async def close(self) -> None:
         """There is nothing to give back."""
@@ -95,13 +101,14 @@ def _source(model: str) -> dict[str, Any]:
 
 def _load_folder(model: str, folder: Path, model_file: str) -> TextEmbedding:
     from fastembed import TextEmbedding
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
 
+    onnx: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    unusable: tuple[type[Exception], ...] = (OSError, ValueError, onnx.Fail, onnx.InvalidGraph, onnx.InvalidProtobuf)
     if missing := [file for file in (model_file, *TOKENIZER) if not (folder / file).is_file()]:
         raise EmbedderError(f"QUARTERDECK_EMBEDDER: {model} needs {', '.join(missing)} in {folder}")
     try:
         return TextEmbedding(model, specific_model_path=str(folder))
-    except (OSError, ValueError, Fail, InvalidGraph, InvalidProtobuf) as exc:
+    except unusable as exc:
         raise EmbedderError(f"QUARTERDECK_EMBEDDER: cannot load {model} from {folder}: {one_line(exc)}") from exc
 
 
@@ -140,5 +147,5 @@ async def _download(model: str, cache: Path) -> None:
         with suppress(ProcessLookupError):  # it has ended
             process.kill()
     if process.returncode:
-        lines = told.decode(errors="replace").split("\n")
-        raise EmbedderError(f"the download failed ({[line for line in lines if line][-1:]}), and {_without(model)}")
+        last = told.decode(errors="replace").strip().rpartition("\n")[2]
+        raise EmbedderError(f"the download failed ({last}), and {_without(model)}")
