@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -35,11 +36,14 @@ class EmbeddingsServer:
                 server.authorizations.append(self.headers["Authorization"])
                 server.silence.wait(20)
                 status, headers, text = (server.next.popleft() if server.next else None) or server.usual(body)
+                with suppress(ConnectionError):  # who asked may have been killed
+                    self.answer(status, headers, text.encode())
+
+            def answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
                 self.send_response(status)
-                for name, value in {"Content-Type": "application/json", **headers}.items():
+                length = str(len(content))
+                for name, value in {"Content-Type": "application/json", "Content-Length": length, **headers}.items():
                     self.send_header(name, value)
-                content = text.encode()
-                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
 

@@ -18,6 +18,7 @@ from mcp_types import TextContent
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
+from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.search_tool import MAX_QUERIES
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import MAX_POINTS, vector_tools
@@ -129,6 +130,80 @@ async def test_real_texts_are_found_by_their_words(deck: Deck) -> None:
     assert all(key.startswith("shutil.") for key in only)
 
 
+async def test_hybrid_fuses_both_rankings_by_reciprocal_rank(deck: Deck) -> None:
+    """On a real corpus, with vectors of the callers: the answer is the formula's, from the two lists."""
+    texts = docstrings()
+    vectors = dict(zip(texts, await LexicalEmbedder(48).embed(list(texts.values())), strict=True))  # 48: often wrong
+    points = [
+        {"id": key, "vector": vectors[key].tolist(), "payload": {"text": text, "long": len(text) > 500}}
+        for key, text in texts.items()
+    ]
+    await deck.answer("vector_upsert", collection="c", points=points)
+    asked = ["merge multiple sorted inputs into a single sorted output", "wrap a paragraph of text to a given width"]
+    near = [vector.tolist() for vector in await LexicalEmbedder(48).embed(asked)]
+    for filtered in ({}, {"filter": {"long": True}}):
+        lists = [
+            (await deck.answer("vector_search", collection="c", limit=100, maxTokens=10**6, **form, **filtered))[
+                "results"
+            ]
+            for form in ({"vectors": near}, {"queries": asked, "mode": "text"})
+        ]
+        both = {"queries": asked, "vectors": near, "mode": "hybrid", "limit": 10, **filtered}
+        answer = await deck.answer("vector_search", collection="c", **both)
+        for rankings, hits in zip(zip(*lists, strict=True), answer["results"], strict=True):
+            scores: dict[str, float] = {}
+            for ranking in rankings:
+                for rank, hit in enumerate(ranking):
+                    scores[hit["id"]] = scores.get(hit["id"], 0) + 1 / (61 + rank)
+            wanted = sorted(scores, key=lambda key: (-scores[key], key))[:10]
+            assert [hit["id"] for hit in hits] == wanted
+            assert [hit["score"] for hit in hits] == pytest.approx([scores[key] for key in wanted])
+            assert [[hit["id"] for hit in ranking[:10]] for ranking in rankings] != [wanted, wanted]
+    [[alone]] = (await deck.answer("vector_search", collection="c", query=asked[0], mode="text", limit=1))["results"]
+    assert alone["id"] == "heapq.merge"
+    assert "holds vectors of its callers" in await deck.refusal(
+        "vector_search", collection="c", query=asked[0], mode="hybrid"
+    )
+
+
+async def test_many_queries_are_one_batch_and_answer_as_each_alone(deck: Deck) -> None:
+    await deck.answer("vector_upsert", collection="c", points=[{"id": k, "text": t} for k, t in docstrings().items()])
+    asked = [text[:60] for text in list(docstrings().values())[:20]]
+    for mode in ("vector", "text", "hybrid"):
+        batch = (await deck.answer("vector_search", collection="c", queries=asked, mode=mode, limit=3))["results"]
+        for query, hits in zip(asked, batch, strict=True):
+            alone = await deck.answer("vector_search", collection="c", query=query, mode=mode, limit=3)
+            assert [hit["id"] for hit in hits] == [hit["id"] for hit in alone["results"][0]]
+
+
+async def test_every_precision_is_taken_and_optimize_says_how_the_index_is(deck: Deck) -> None:
+    options = {"index": "hnsw", "quantization": "sq8"}
+    await deck.answer("vector_collections", action="create", collection="c", dimension=2, **options)
+    await deck.answer("vector_upsert", collection="c", points=PLANE)
+    for precision in ("fast", "balanced", "exact"):
+        assert await deck.nearest(vector=[1, 0.1], precision=precision, limit=2) == ["east", "north"]
+    await deck.answer("vector_delete", collection="c", ids=["east"])
+    [info] = (await deck.answer("vector_collections", action="optimize", collection="c"))["collections"]
+    assert {key: info[key] for key in options} == options
+    assert info["state"]["tombstones"] == 0
+    assert await deck.nearest(vector=[1, 0.1], limit=1) == ["north"]
+
+
+async def test_a_conversion_gives_every_point_a_new_vector_and_keeps_the_rest(deck: Deck) -> None:
+    points = [{"id": "a", "text": "whales sing", "payload": {"n": 1}}, {"id": "b", "text": "tides turn", "ttl": 5}]
+    await deck.answer("vector_collections", action="create", collection="c", embedder="lexical", metric="l2")
+    await deck.answer("vector_upsert", collection="c", points=points)
+    own = [{"id": "a", "vector": [1, 0], "payload": {"text": "whales sing", "n": 1}}]
+    await deck.answer("vector_upsert", collection="own", points=own)
+    for name in ("c", "own"):
+        answer = await deck.answer("vector_collections", action="reembed", collection=name)
+        assert answer["collections"][0]["embedder"] == "lexical"
+        hits = (await deck.answer("vector_search", collection=name, query="whales"))["results"][0]
+        assert (hits[0]["id"], hits[0]["payload"]) == ("a", {"text": "whales sing", "n": 1})
+    deck.clock.advance(5)
+    assert await deck.nearest(query="tides") == ["a"]
+
+
 async def test_a_payload_keeps_its_own_text(deck: Deck) -> None:
     points = [{"id": "a", "text": "what is embedded", "payload": {"text": "what is shown"}}]
     await deck.answer("vector_upsert", collection="c", points=points)
@@ -199,6 +274,8 @@ async def test_max_tokens_leaves_out_the_worst_hits_and_counts_them(deck: Deck) 
         hits[:3] if first else hits[:2] for first, hits in zip((1, 0), whole["results"], strict=True)
     ]
     assert short["omitted"] == 15
+    assert short["notice"].startswith("15 of 20 hits are left out")
+    assert "maxTokens 600" in short["notice"]
     assert len(json.dumps(short["results"])) <= 2400
     none = await deck.answer("vector_search", collection="c", vector=[1, 0], maxTokens=1)
     assert (none["results"], none["omitted"]) == ([[]], 10)
