@@ -35,9 +35,11 @@ from quarterdeck.storage.vectors.base import (
     VectorStore,
 )
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
+from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from tests.clock import ManualClock
 from tests.docstrings import docstrings
+from tests.servers.qdrant import QDRANTS, qdrant_place
 
 Matrix = NDArray[np.float32]
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
@@ -49,12 +51,19 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["faiss"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[VectorStore]:
-    stores = {"faiss": lambda: FaissVectorStore.open(tmp_path / "vectors.db", clock)}
-    opened = await stores[request.param]()
-    yield opened
-    await opened.close()
+@pytest.fixture(params=["faiss", *QDRANTS])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[VectorStore]:
+    if request.param == "faiss":
+        opened: VectorStore = await FaissVectorStore.open(tmp_path / "vectors.db", clock)
+        yield opened
+        await opened.close()
+    else:
+        async with qdrant_place(request, monkeypatch) as place:
+            opened = await QdrantVectorStore.open(*place, clock)
+            yield opened
+            await opened.close()
 
 
 def ids(hits: Sequence[Hit]) -> list[str]:
