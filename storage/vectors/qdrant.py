@@ -179,11 +179,13 @@ class QdrantVectorStore:
         self._known.pop(name, None)
         return count
 
-    async def replace(self, name: str, successor: str) -> None:
-        await self._to_end(self._replace(name, successor))
+    async def replace(self, name: str, successor: str, *, unchanged_since: str | None = None) -> None:
+        await self._to_end(self._replace(name, successor, unchanged_since))
 
-    async def _replace(self, name: str, successor: str) -> None:
+    async def _replace(self, name: str, successor: str, token: str | None) -> None:
         old, new = [(await self._find(each, fresh=True)).head for each in (name, successor)]
+        if token is not None and token.rpartition(".")[0] != f"{old.stored_as}.{old.change}":  # an end is no change
+            raise ConflictError(f"collection '{name}' was changed meanwhile: try again")
         if old.stored_as == new.stored_as:
             return
         await self._catalogue.move(old, new)

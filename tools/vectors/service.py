@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from quarterdeck.storage.clock import Clock
@@ -57,10 +58,18 @@ class VectorService:
     raises StorageError if the store fails, EmbedderError if an embedder that it needs does.
     """
 
-    def __init__(self, store: OnFirstUse[VectorStore], embedders: Embedders, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: OnFirstUse[VectorStore],
+        embedders: Embedders,
+        clock: Clock,
+        others: Mapping[str, OnFirstUse[VectorStore]] = MappingProxyType({}),
+    ) -> None:
+        """Collections of `others` are called `STORE:COLLECTION`."""
         self._store = store
         self._embedders = embedders
         self._clock = clock
+        self._others = others
 
     async def create(
         self,
@@ -79,8 +88,7 @@ class VectorService:
             InvalidArgumentError: a bad name or dimension, no such embedder, no such index with that quantization.
             ConflictError: the name is taken.
         """
-        _check_name(name)
-        store = await self._store()
+        store, name = await self._place(name)
         made_by = None
         if dimension is None:
             chosen = await self._embedders.named(embedder)
@@ -95,43 +103,47 @@ class VectorService:
         """
         if after and not _NAME.fullmatch(after):
             raise InvalidArgumentError("cursor: pass the nextCursor of the page before, unchanged, or none")
-        store = await self._store()
-        found: list[CollectionInfo] = []
-        while len(found) < limit:
-            page = await store.collections(limit=limit, after=after)
-            found += [info for info in page if _NAME.fullmatch(info.name)]  # what reembed makes is not shown
-            if len(page) < limit:
-                break
-            after = page[-1].name
-        return found[:limit]
+        return await _shown(await self._store(), limit, after)
 
-    async def describe(self, name: str) -> CollectionInfo:
+    async def _place(self, name: str) -> tuple[VectorStore, str]:
+        """The store that a name means, and the collection's name there."""
+        place, found, bare = name.partition(":")
+        if found and self._others:
+            if place not in self._others:
+                raise InvalidArgumentError(
+                    f"collection: no store {place[:40]!a} (configured: {', '.join(self._others)})"
+                )
+            _check_name(bare)
+            return await self._others[place](), bare
         _check_name(name)
-        store = await self._store()
+        return await self._store(), name
+
+    async def _find(self, name: str) -> tuple[VectorStore, CollectionInfo]:
+        """A collection that must be there, and its store."""
+        store, bare = await self._place(name)
         try:
-            return await store.describe(name)
+            return store, await store.describe(bare)
         except NotFoundError:
-            infos = await self.collections(limit=NAMES_SHOWN + 1)
+            infos = await _shown(store, NAMES_SHOWN + 1)
             names = ", ".join(info.name for info in infos[:NAMES_SHOWN]) or "none"
             more = ", …" if len(infos) > NAMES_SHOWN else ""
             raise NotFoundError(
                 f"no collection '{name}' (there: {names}{more}): vector_upsert or vector_collections create makes one"
             ) from None
 
-    async def _store_with(self, name: str) -> VectorStore:
-        """The store, once it is sure that the collection is there."""
-        await self.describe(name)
-        return await self._store()
+    async def describe(self, name: str) -> CollectionInfo:
+        _, info = await self._find(name)
+        return info
 
     async def inspect(self, name: str) -> CollectionState:
         """What serves the collection's searches now."""
-        store = await self._store_with(name)
-        return await store.inspect(name)
+        store, info = await self._find(name)
+        return await store.inspect(info.name)
 
     async def optimize(self, name: str) -> CollectionState:
         """Build the collection's index anew and return how it is then."""
-        store = await self._store_with(name)
-        return await store.optimize(name)
+        store, info = await self._find(name)
+        return await store.optimize(info.name)
 
     async def reembed(self, name: str, embedder: str | None, report: Report) -> CollectionInfo:
         """Embed the texts of a collection anew, by the named embedder or the default one, and return what it is then.
@@ -140,19 +152,19 @@ class VectorService:
             InvalidArgumentError: no such embedder, or nothing in a text can be embedded.
             ConflictError: a point has no text; the message names it.
         """
-        store = await self._store_with(name)
-        return await reembed(store, name, await self._embedders.named(embedder), report)
+        store, info = await self._find(name)
+        return await reembed(store, info.name, await self._embedders.named(embedder), report)
 
     async def count(self, name: str) -> int:
-        store = await self._store_with(name)
-        return await store.count(name)
+        store, info = await self._find(name)
+        return await store.count(info.name)
 
     async def drop(self, name: str) -> int:
         """Remove a collection and return how many points it had."""
-        store = await self._store_with(name)
+        store, info = await self._find(name)
         with contextlib.suppress(NotFoundError):
-            await store.drop(successor_of(name))
-        return await store.drop(name)
+            await store.drop(successor_of(info.name))
+        return await store.drop(info.name)
 
     async def upsert(self, name: str, points: Sequence[NewPoint]) -> int:
         """Add or replace points, all of them or none, and return how many. A missing collection is made with them.
@@ -164,8 +176,7 @@ class VectorService:
             ConflictError: the collection was made for other vectors.
             LimitError: a payload is too large.
         """
-        _check_name(name)
-        store = await self._store()
+        store, name = await self._place(name)
         texts = [point.text for point in points if point.text is not None and point.vector is None]
         vectors = [point.vector for point in points if point.vector is not None and point.text is None]
         if len(vectors) == len(points):
@@ -202,8 +213,7 @@ class VectorService:
             ConflictError: the collection has another shape.
             InvalidArgumentError, LimitError: as `upsert`.
         """
-        _check_name(name)
-        store = await self._store()
+        store, name = await self._place(name)
         with contextlib.suppress(ConflictError):  # it is there
             await store.create(name, dimension, metric, embedder)
         info = await store.describe(name)
@@ -233,13 +243,13 @@ class VectorService:
         Raises:
             InvalidArgumentError: `after` is an id that no point can have.
         """
-        store = await self._store_with(name)
-        return await store.page(name, limit=limit, after=after)
+        store, info = await self._find(name)
+        return await store.page(info.name, limit=limit, after=after)
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         """Remove points and return how many there were."""
-        store = await self._store_with(name)
-        return await store.delete(name, ids)
+        store, info = await self._find(name)
+        return await store.delete(info.name, ids)
 
     async def delete_where(self, name: str, where: Mapping[str, Any]) -> int:
         """Remove the points whose payload matches and return how many there were.
@@ -249,8 +259,8 @@ class VectorService:
         """
         if not where:
             raise InvalidArgumentError("filter: an empty one means every point; vector_collections drop removes those")
-        store = await self._store_with(name)
-        return await store.delete_where(name, where)
+        store, info = await self._find(name)
+        return await store.delete_where(info.name, where)
 
     async def search(
         self,
@@ -275,19 +285,32 @@ class VectorService:
             ConflictError: texts, and the collection does not hold what an embedder made that is configured here.
             UnsupportedError: the store has no full text.
         """
-        info = await self.describe(name)
-        store = await self._store()
+        store, info = await self._find(name)
         if mode == "text":
-            return await store.search_text(name, texts, limit=limit, where=where)
+            return await store.search_text(info.name, texts, limit=limit, where=where)
         if vectors is None:
             embedder = await self._embedders.of(info)
             vectors = list(await embedder.embed(texts))
         depth = limit if mode == "vector" else max(limit, FUSED)
-        near = await store.search(name, vectors, limit=depth, threshold=threshold, where=where, precision=precision)
+        near = await store.search(
+            info.name, vectors, limit=depth, threshold=threshold, where=where, precision=precision
+        )
         if mode == "vector":
             return near
-        worded = await store.search_text(name, texts, limit=depth, where=where)
+        worded = await store.search_text(info.name, texts, limit=depth, where=where)
         return [fuse(rankings, limit) for rankings in zip(near, worded, strict=True)]
+
+
+async def _shown(store: VectorStore, limit: int, after: str = "") -> list[CollectionInfo]:
+    """The next collections, without those that `reembed` is making."""
+    found: list[CollectionInfo] = []
+    while len(found) < limit:
+        page = await store.collections(limit=limit, after=after)
+        found += [info for info in page if _NAME.fullmatch(info.name)]
+        if len(page) < limit:
+            break
+        after = page[-1].name
+    return found[:limit]
 
 
 def _check_name(name: str) -> None:

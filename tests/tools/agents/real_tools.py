@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quarterdeck.storage.errors import DeckError
-from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.contract import DeckTool
 from quarterdeck.tools.memory.service import MemoryService
@@ -54,16 +54,14 @@ class RealTools:
 
 
 @asynccontextmanager
-async def real_tools(folder: Path) -> AsyncGenerator[RealTools]:
-    """Memory and vectors in `folder`, on a clock that stands still."""
-    clock = ManualClock()
+async def real_tools(
+    folder: Path, clock: ManualClock | None = None, synced: VectorStore | None = None
+) -> AsyncGenerator[RealTools]:
+    """Memory and vectors in `folder`, on a clock that stands still; `synced` is the store called `sync`."""
+    clock = clock or ManualClock()
     memory = SqliteMemoryStore(folder / "memory.db")
-    vectors = await FaissVectorStore.open(folder / "vectors.db", clock)
-
-    async def open_vectors() -> FaissVectorStore:
-        return vectors
-
-    service = VectorService(OnFirstUse(open_vectors), offering(), clock)
+    vectors: VectorStore = await FaissVectorStore.open(folder / "vectors.db", clock)
+    service = VectorService(ready(vectors), offering(), clock, {"sync": ready(synced)} if synced else {})
     try:
         memory_service = MemoryService(ready(memory), clock, 3600, 3600)
         yield RealTools(
