@@ -9,7 +9,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -71,6 +81,12 @@ OwnType = Annotated[
 ]
 
 
+def _check_embedder(value: str) -> str:
+    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
+        raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
+    return value
+
+
 class AgentsTable(BaseModel):
     """The table `[agents]` of the TOML file."""
 
@@ -124,6 +140,13 @@ class Settings(BaseSettings):
     )
     upload_roots: Paths = Field(
         default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+    )
+    embedder: Annotated[str, AfterValidator(_check_embedder)] = Field(
+        default="lexical", description="what makes vectors of [texts](#embedders) in new collections"
+    )
+    embedder_key: SecretStr | None = Field(default=None, description="API key of an embedder's endpoint")
+    embedder_timeout: float = Field(
+        default=30, gt=0, description="seconds that an embedder's endpoint may take for one request"
     )
     runs_history: int = Field(
         default=30 * 24 * 3600,

@@ -56,12 +56,12 @@ from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 from .agent_types import own_types, spawnable
 from .config import Settings, SettingsError, environment_name
 from .directory_lock import shared
+from .embedders import configured_embedders
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
     from quarterdeck.storage.memory.postgres import PostgresMemoryStore
     from quarterdeck.storage.memory.redis import RedisMemoryStore
     from quarterdeck.storage.vectors.base import VectorStore
-    from quarterdeck.tools.vectors.embedders.base import Embedder
 
 log = logging.getLogger(__name__)
 
@@ -128,14 +128,11 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
 
             return await FaissVectorStore.open(vectors_path, clock)
 
-        async def open_embedder() -> Embedder:
-            from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
-
-            return LexicalEmbedder()
-
         vector_store = OnFirstUse(open_vectors)
         stack.push_async_callback(_close_if_opened, vector_store)
-        vectors = VectorService(vector_store, OnFirstUse(open_embedder), clock)
+        embedders = configured_embedders(settings, data_dir / "models")
+        stack.push_async_callback(embedders.close)
+        vectors = VectorService(vector_store, embedders, clock)
         uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
 
         tools: dict[str, DeckTool] = {}

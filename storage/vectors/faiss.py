@@ -135,7 +135,7 @@ class FaissVectorStore:
     async def change_token(self, name: str) -> str | None:
         collection = self._find(name)
         ended = self._database.latest_end(collection.key, self._clock.now())
-        return f"{collection.key}.{collection.sequence}.{ended}"
+        return f"{collection.change}.{ended}"
 
     async def collections(self, *, limit: int, after: str = "") -> list[CollectionInfo]:
         return [collection.info for collection in self._database.collections(limit, after)]
@@ -145,8 +145,9 @@ class FaissVectorStore:
         self._replicas.pop(name, None)
         return count
 
-    async def replace(self, name: str, successor: str) -> None:
-        await self._to_end(self._database.replace(name, successor))
+    async def replace(self, name: str, successor: str, *, unchanged_since: str | None = None) -> None:
+        change = unchanged_since and unchanged_since.rpartition(".")[0]  # an end is no change of the table
+        await self._to_end(self._database.replace(name, successor, change))
         self._replicas.pop(successor, None)
 
     async def upsert(self, name: str, points: Sequence[Point], *, embedder: str | None = None) -> int:

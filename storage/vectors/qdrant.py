@@ -210,13 +210,15 @@ class QdrantVectorStore:
         await self._delete_stored(head)
         return count
 
-    async def replace(self, name: str, successor: str) -> None:
-        await self._to_end(self._replace(name, successor))
+    async def replace(self, name: str, successor: str, *, unchanged_since: str | None = None) -> None:
+        await self._to_end(self._replace(name, successor, unchanged_since))
 
-    async def _replace(self, name: str, successor: str) -> None:
+    async def _replace(self, name: str, successor: str, unchanged_since: str | None) -> None:
         old, new = [await self._catalogue.find(each, fresh=True) for each in (name, successor)]
+        if unchanged_since is not None and not old.is_named_by(unchanged_since):
+            raise ConflictError(f"collection '{name}' was changed meanwhile: try again")
         if old.stored_as != new.stored_as:
-            await self._catalogue.move(old, new)
+            await self._catalogue.move(old, new, only_unchanged=unchanged_since is not None)
             await self._delete_stored(old)
 
     async def _delete_stored(self, head: Head) -> None:

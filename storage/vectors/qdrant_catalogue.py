@@ -30,7 +30,7 @@ PAGE = 500
 FRESH = 1.0  # seconds
 NEVER = 1 << 62
 
-_STORED_AS = "stored_as"
+_STORED_AS, _CHANGE = "stored_as", "change"
 _NOWHERE = [1.0]  # every point needs a vector
 
 
@@ -46,6 +46,13 @@ class Head:
     @classmethod
     def new(cls, info: CollectionInfo) -> Head:
         return cls(info, f"{CATALOGUE}.{info.name}.{uuid4().hex[:12]}", _new_change())
+
+    def token(self, next_end: int) -> str:
+        return f"{self.stored_as}.{self.change}.{next_end}"
+
+    def is_named_by(self, token: str) -> bool:
+        """No deck has written since; that a point has ended is no change."""
+        return token.startswith(self.token(0).removesuffix("0"))
 
 
 @dataclass(slots=True)
@@ -85,7 +92,7 @@ class Catalogue:
     async def token(self, name: str) -> str:
         """Names the contents as they were at most FRESH ago, or after this deck's last write."""
         known = await self._find(name)
-        return f"{known.head.stored_as}.{known.head.change}.{known.next_end}"
+        return known.head.token(known.next_end)
 
     async def _find(self, name: str, *, fresh: bool = False) -> _Known:
         known = self._known.get(name)
@@ -141,7 +148,7 @@ class Catalogue:
         ]
         try:
             with self._server.explained():
-                payload = {"change": _new_change(), **changes}
+                payload = {_CHANGE: _new_change(), **changes}
                 await self._client.set_payload(CATALOGUE, payload, points=models.Filter(must=same))
         finally:
             self._wrote(name)
@@ -152,19 +159,25 @@ class Catalogue:
         if after is None or after.stored_as != head.stored_as:
             raise ConflictError(f"collection '{name}' was replaced or dropped meanwhile: try again")
 
-    async def move(self, head: Head, successor: Head) -> None:
-        """Let what is stored for `successor` have the name of `head`."""
-        moved = replace(successor, info=replace(successor.info, name=head.info.name), change=_new_change())
+    async def move(self, head: Head, successor: Head, *, only_unchanged: bool) -> None:
+        """Let what is stored for `successor` have the name of `head`. A deck that dies in between leaves garbage behind,
+        and the name as it was.
+
+        Raises:
+            ConflictError: `only_unchanged`, and a deck has written since `head` was read.
+        """
+        name = head.info.name
+        moved = replace(successor, info=replace(successor.info, name=name), change=_new_change())
+        unchanged = models.FieldCondition(key=_CHANGE, match=models.MatchValue(value=head.change))
+        await self.remove(successor)
         with self._server.explained():
-            await self._client.batch_update_points(
-                CATALOGUE,
-                [
-                    models.UpsertOperation(upsert=models.PointsList(points=[_point(moved)])),
-                    models.DeleteOperation(delete=models.PointIdsList(points=[uuid_of(successor.info.name)])),
-                ],
+            await self._client.upsert(
+                CATALOGUE, [_point(moved)], update_filter=models.Filter(must=[unchanged]) if only_unchanged else None
             )
-        self._wrote(head.info.name)
-        self._wrote(successor.info.name)
+        self._wrote(name)
+        if (await self.find(name, fresh=True)).stored_as != moved.stored_as:
+            await self.add(successor)
+            raise ConflictError(f"collection '{name}' was changed meanwhile: try again")
 
     async def remove(self, head: Head) -> None:
         with self._server.explained():
@@ -202,7 +215,7 @@ class Catalogue:
         payload = record.payload or {}
         check_schema(self._server.address, f"collection '{payload['name']}'", payload["schema"], SCHEMA)
         info = CollectionInfo(**{field: payload.get(field) for field in CollectionInfo.__slots__})  # type: ignore[arg-type]
-        return Head(info, payload[_STORED_AS], payload["change"], payload["has_ends"])
+        return Head(info, payload[_STORED_AS], payload[_CHANGE], payload["has_ends"])
 
 
 def _new_change() -> str:
@@ -214,7 +227,7 @@ def _point(head: Head) -> models.PointStruct:
         **asdict(head.info),
         "schema": SCHEMA,
         _STORED_AS: head.stored_as,
-        "change": head.change,
+        _CHANGE: head.change,
         "has_ends": head.has_ends,
     }
     return models.PointStruct(id=uuid_of(head.info.name), vector=_NOWHERE, payload=payload)

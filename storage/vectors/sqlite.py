@@ -61,6 +61,11 @@ class Collection:
         self.sequence: int = row[1]
         self.info = CollectionInfo(*row[2:])
 
+    @property
+    def change(self) -> str:
+        """Names the last change, of whichever collection has had this name."""
+        return f"{self.key}.{self.sequence}"
+
 
 class Replica(Protocol):
     """What is derived from the points of one collection."""
@@ -215,10 +220,13 @@ class PointDatabase:
             await _drop(db, collection.key)
         return count
 
-    async def replace(self, name: str, successor: str) -> None:
+    async def replace(self, name: str, successor: str, change: str | None) -> None:
+        """Raises ConflictError if the last change of `name` is not `change`, where one is given."""
         async with self._transaction() as db:
             sql = f"SELECT {_COLLECTION} FROM collections WHERE name = ?"
             old, new = [_only(each, await db.execute_fetchall(sql, (each,))) for each in (name, successor)]
+            if change not in (None, old.change):
+                raise ConflictError(f"collection '{name}' was changed meanwhile: try again")
             if old.key != new.key:
                 await _drop(db, old.key)
                 await db.execute("UPDATE collections SET name = ? WHERE id = ?", (name, new.key))

@@ -196,6 +196,20 @@ async def test_a_successor_takes_the_name_over(store: VectorStore) -> None:
     assert await store.count("c") == 1
 
 
+async def test_a_successor_does_not_take_over_what_has_changed(store: VectorStore) -> None:
+    await store.upsert("c", [Point("old", EAST)])
+    token = await store.change_token("c")
+    if token is None:
+        pytest.skip("this store cannot tell")
+    await store.upsert("next", [Point("new", EAST)])
+    await store.upsert("c", [Point("late", EAST)])
+    with pytest.raises(ConflictError, match="'c' was changed meanwhile"):
+        await store.replace("c", "next", unchanged_since=token)
+    assert sorted(await nearest(store, EAST)) == ["late", "old"]
+    await store.replace("c", "next", unchanged_since=await store.change_token("c"))
+    assert await nearest(store, EAST) == ["new"]
+
+
 async def test_text_is_searched_by_its_words(store: VectorStore, clock: ManualClock) -> None:
     await store.create("c", 2)
     assert await text_hits(store, "fox") == []

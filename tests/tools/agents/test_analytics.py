@@ -29,10 +29,9 @@ from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
+from tests.embedders import offering
 from tests.tools.fakes import OWNER, Bridge, FakeAgent
 
 from .driver import Driver, RefusalError
@@ -48,9 +47,6 @@ class Deck:
     def __init__(self, folder: Path) -> None:
         async def open_vectors() -> VectorStore:
             return await FaissVectorStore.open(folder / "vectors.db", bridge.clock)
-
-        async def open_embedder() -> Embedder:
-            return LexicalEmbedder()
 
         self.bridge = bridge = Bridge(folder)
         self.clock, self.meter = bridge.clock, CallMeter()
@@ -70,7 +66,7 @@ class Deck:
             agent_tools(agents),
             query_tools(QueryTools(bridge.queries, bridge.clock), control=True),
             upload_tools(UploadService(LocalObjectStore(folder / "objects"), [], bridge.clock)),
-            vector_tools(VectorService(self.vectors, OnFirstUse(open_embedder), bridge.clock)),
+            vector_tools(VectorService(self.vectors, offering(), bridge.clock)),
             status_tools(status),
         ]
         self._tools = {tool.name: tool for family in families for tool in family}
