@@ -9,7 +9,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -21,7 +31,10 @@ from pydantic_settings import (
 
 from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.sqlite import Durability
+from quarterdeck.tools.agents.rights import PermissionMode
+from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType, Name
+from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 
 PREFIX = "QUARTERDECK_"
@@ -54,6 +67,34 @@ def _default_roots() -> list[Path]:
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
 
 
+def _runner(value: Any) -> str:
+    return str(value.get("runner", "process") if isinstance(value, dict) else value.runner)
+
+
+OwnType = Annotated[
+    Annotated[CommandType, Tag("process")] | Annotated[ClaudeType, Tag("claude")] | Annotated[LlmType, Tag("llm")],
+    Discriminator(
+        _runner,
+        custom_error_type="runner",
+        custom_error_message="there is no such runner (valid: process, claude, llm)",
+    ),
+]
+
+
+class AgentsTable(BaseModel):
+    """The table `[agents]` of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    types: dict[Name, OwnType] = Field(default_factory=dict[str, OwnType])
+    widest_mode: dict[Name, PermissionMode] = Field(default_factory=dict[str, PermissionMode])
+    """Type -> the permission mode that its agents may be raised to."""
+
+
+def _parse_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
 def _check_embedder(value: str) -> str:
     if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
         raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
@@ -64,18 +105,6 @@ def _check_sync_url(value: str | None) -> str | None:
     if value is not None and not value.startswith(("http://", "https://", "sqlite:///")):
         raise ValueError("give http://…, https://… or sqlite:///path/of.db")
     return value
-
-
-class AgentsTable(BaseModel):
-    """The table `[agents]` of the TOML file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    types: dict[Name, CommandType] = Field(default_factory=dict[str, CommandType])
-
-
-def _parse_json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
