@@ -81,6 +81,18 @@ OwnType = Annotated[
 ]
 
 
+def _check_embedder(value: str) -> str:
+    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
+        raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
+    return value
+
+
+def _check_sync_url(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("http://", "https://", "sqlite:///")):
+        raise ValueError("give http://…, https://… or sqlite:///path/of.db")
+    return value
+
+
 class AgentsTable(BaseModel):
     """The table `[agents]` of the TOML file."""
 
@@ -93,18 +105,6 @@ class AgentsTable(BaseModel):
 
 def _parse_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
-
-
-def _check_embedder(value: str) -> str:
-    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
-        raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
-    return value
-
-
-def _check_sync_url(value: str | None) -> str | None:
-    if value is not None and not value.startswith(("http://", "https://", "sqlite:///")):
-        raise ValueError("give http://…, https://… or sqlite:///path/of.db")
-    return value
 
 
 class Settings(BaseSettings):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from quarterdeck.storage.cache import TieredCache
 from quarterdeck.storage.errors import (
     ConflictError,
     DeckError,
@@ -34,6 +35,7 @@ from quarterdeck.storage.vectors.base import (
     Point,
     VectorStore,
 )
+from quarterdeck.storage.vectors.cache import CachingVectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
@@ -51,13 +53,13 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["faiss", *QDRANTS])
+@pytest.fixture(params=["faiss", "cached faiss", *QDRANTS])
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[VectorStore]:
-    if request.param == "faiss":
+    if request.param.endswith("faiss"):
         opened: VectorStore = await FaissVectorStore.open(tmp_path / "vectors.db", clock)
-        yield opened
+        yield opened if request.param == "faiss" else CachingVectorStore(opened, TieredCache(clock), clock)
         await opened.close()
     else:
         async with qdrant_place(request, monkeypatch) as place:

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -70,8 +70,8 @@ class QdrantShim:
 @asynccontextmanager
 async def qdrant_place(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[str, str | None]]:
-    """URL and API key of the server that the fixture's parameter names, and a catalogue there that only this test uses."""
+) -> AsyncGenerator[tuple[str, str | None]]:
+    """URL and API key of the server that the fixture's parameter names; the catalogue there is this test's alone."""
     if request.param == SHIM:
         shim: QdrantShim = request.getfixturevalue("qdrant_shim")
         url, api_key = shim.url, API_KEY

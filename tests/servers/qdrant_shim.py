@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import qdrant_edge as edge
 import uvicorn
@@ -163,8 +163,8 @@ class Shim:
     async def scroll(self, request: Request) -> Any:
         asked = await body(request, models.ScrollRequest)
         order = None
-        if asked.order_by is not None:
-            order = edge.OrderBy(asked.order_by.key, start_from=asked.order_by.start_from)
+        if isinstance(asked.order_by, models.OrderBy):
+            order = edge.OrderBy(asked.order_by.key)
         wish = edge.ScrollRequest(
             offset=asked.offset,
             limit=asked.limit,
@@ -231,9 +231,6 @@ def quantization_of(wish: Any) -> Any:
             return edge.ProductQuantizationConfig(ratio, product.always_ram)
         case models.BinaryQuantization(binary=binary):
             return edge.BinaryQuantizationConfig(binary.always_ram)
-        case models.TurboQuantization(turbo=turbo):
-            bits = {"bits4": edge.TurboQuantBitSize.Bits4, "bits1": edge.TurboQuantBitSize.Bits1}
-            return edge.TurboQuantQuantizationConfig(turbo.always_ram, turbo.bits and bits[turbo.bits.value])
         case _:
             return None
 
@@ -261,7 +258,7 @@ def deletion(asked: Any) -> edge.UpdateOperation:
 def query_of(asked: models.QueryRequest) -> edge.QueryRequest:
     params = asked.params
     quantization = params and params.quantization
-    vector = asked.query.nearest if isinstance(asked.query, models.NearestQuery) else asked.query
+    vector: Any = asked.query.nearest if isinstance(asked.query, models.NearestQuery) else asked.query
     return edge.QueryRequest(
         limit=asked.limit or 10,
         query=edge.Query.Nearest(vector),
@@ -286,7 +283,7 @@ def filter_of(asked: models.Filter | None) -> edge.Filter | None:
 
     def conditions(given: Any) -> list[Any] | None:
         listed = given if isinstance(given, list) else [] if given is None else [given]
-        return [condition(each) for each in listed] or None
+        return [condition(each) for each in cast("list[Any]", listed)] or None
 
     return edge.Filter(conditions(asked.must), conditions(asked.should), conditions(asked.must_not))
 
