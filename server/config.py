@@ -87,6 +87,12 @@ def _check_embedder(value: str) -> str:
     return value
 
 
+def _check_sync_url(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("http://", "https://", "sqlite:///")):
+        raise ValueError("give http://…, https://… or sqlite:///path/of.db")
+    return value
+
+
 class AgentsTable(BaseModel):
     """The table `[agents]` of the TOML file."""
 
@@ -148,6 +154,12 @@ class Settings(BaseSettings):
     embedder_timeout: float = Field(
         default=30, gt=0, description="seconds that an embedder's endpoint may take for one request"
     )
+    sync_url: Annotated[str | None, AfterValidator(_check_sync_url)] = Field(
+        default=None,
+        description="another store of vectors, which `synchronization` agents call `sync:`: a Qdrant server, "
+        "`http(s)://…`, or a file, `sqlite:///…`",
+    )
+    sync_key: SecretStr | None = Field(default=None, description="API key of that server")
     runs_history: int = Field(
         default=30 * 24 * 3600,
         ge=0,

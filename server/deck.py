@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from itertools import count
@@ -59,6 +60,8 @@ from .directory_lock import shared
 from .embedders import configured_embedders
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
+    from pydantic import SecretStr
+
     from quarterdeck.storage.memory.postgres import PostgresMemoryStore
     from quarterdeck.storage.memory.redis import RedisMemoryStore
     from quarterdeck.storage.vectors.base import VectorStore
@@ -121,27 +124,27 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             with _told_at_the_start("vectors"):
                 open_database(vectors_path, VECTORS).close()
 
-        async def open_vectors() -> VectorStore:
-            # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
-            await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
-            from quarterdeck.storage.vectors.faiss import FaissVectorStore
-
-            return await FaissVectorStore.open(vectors_path, clock)
-
-        vector_store = OnFirstUse(open_vectors)
+        vector_store = OnFirstUse(partial(open_vector_file, vectors_path, clock))
         stack.push_async_callback(_close_if_opened, vector_store)
         embedders = configured_embedders(settings, data_dir / "models")
         stack.push_async_callback(embedders.close)
         vectors = VectorService(vector_store, embedders, clock)
+        others = {}
+        if settings.sync_url is not None:
+            others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings.sync_key, clock))
+            stack.push_async_callback(_close_if_opened, others["sync"])
+        worker_vectors = VectorService(vector_store, embedders, clock, others)
         uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
 
         tools: dict[str, DeckTool] = {}
-        worker_tools = {tool.name: tool for tool in vector_worker_tools(vectors)}
+        worker_tools = {
+            tool.name: tool for tool in (*vector_tools(worker_vectors), *vector_worker_tools(worker_vectors))
+        }
 
         async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
-            tool = tools.get(name) or worker_tools.get(name)
+            tool = worker_tools.get(name) or tools.get(name)
             if tool is None:
-                raise NotFoundError(f"no tool {name!r} (tools: {', '.join([*tools, *worker_tools])})")
+                raise NotFoundError(f"no tool {name!r} (tools: {', '.join({**tools, **worker_tools})})")
             return await tool.answer(arguments, _Silent())
 
         owner = processes.identify(os.getpid())
@@ -314,6 +317,25 @@ async def open_memory_store(url: str | None, data_dir: Path, durability: Durabil
     if path := sqlite_path(url):
         return SqliteMemoryStore(path, durability)
     return await memory_server(url).open(url)
+
+
+async def open_vector_file(path: Path, clock: Clock) -> VectorStore:
+    """Open or create the vectors in a file. Raises StorageError if it cannot be used."""
+    # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
+    await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
+    from quarterdeck.storage.vectors.faiss import FaissVectorStore
+
+    return await FaissVectorStore.open(path, clock)
+
+
+async def open_synced(url: str, key: SecretStr | None, clock: Clock) -> VectorStore:
+    """Open the vectors that `QUARTERDECK_SYNC_URL` names. Raises StorageError if they cannot be reached or used."""
+    if path := sqlite_path(url):
+        return await open_vector_file(path, clock)
+    await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.qdrant")
+    from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
+
+    return await QdrantVectorStore.open(url, None if key is None else key.get_secret_value(), clock)
 
 
 def backend_of(url: str | None) -> str:

@@ -17,7 +17,10 @@ from contextlib import closing
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from .config import Settings
 
 PYTHON = (3, 11)
 SQLITE = (3, 37, 0)  # the first with STRICT tables
@@ -139,6 +142,7 @@ def _settings() -> Iterator[Finding]:
         return
     yield Finding("ok", f"data directory {data_dir} can be written")
     yield from _backends(data_dir, settings.memory_url)
+    yield _embedder(settings, data_dir)
 
 
 def _upload_roots(roots: Sequence[Path]) -> Finding:
@@ -194,6 +198,26 @@ def _database(name: str, path: Path, newest: int) -> Finding:
         what = f"{name}: {path} has schema {schema}, this program knows up to {newest}"
         return Finding("fail", what, "upgrade quarterdeck, or use another data directory")
     return Finding("ok", f"{name}: {path.name} is sound")
+
+
+def _embedder(settings: Settings, data_dir: Path) -> Finding:
+    """Open the one for new collections; this fetches its model if that is not there yet."""
+    from quarterdeck.storage.errors import DeckError
+
+    from .embedders import configured_embedders
+
+    async def opened() -> str:
+        embedders = configured_embedders(settings, data_dir / "models")
+        try:
+            embedder = await embedders.named(None)
+        finally:
+            await embedders.close()
+        return f"{embedder.name} makes vectors of {embedder.dimension} numbers"
+
+    try:
+        return Finding("ok", f"embedder: {asyncio.run(opened())}")
+    except DeckError as exc:
+        return Finding("warn", f"embedder: {exc.message}", "until then, texts cannot be embedded by it")
 
 
 def _objects(folder: Path) -> Finding:

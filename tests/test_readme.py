@@ -17,7 +17,10 @@ README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
+    "embedder_key": "none",
     "memory_url": "SQLite in the data directory",
+    "sync_key": "none",
+    "sync_url": "none",
     "upload_roots": "the working directory",
 }
 

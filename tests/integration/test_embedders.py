@@ -79,8 +79,8 @@ async def test_a_collection_keeps_its_embedder_until_it_is_converted(tmp_path: P
 
         told: list[tuple[float, float | None, str | None]] = []
 
-        async def on_progress(done: float, total: float | None, message: str | None) -> None:
-            told.append((done, total, message))
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            told.append((progress, total, message))
 
         answer = await deck.call("vector_collections", action="reembed", collection="old", on_progress=on_progress)
         assert (answer["collections"][0]["embedder"], answer["collections"][0]["count"]) == (SEMANTIC, 5)
@@ -165,8 +165,8 @@ async def test_a_kill_in_a_conversion_leaves_the_old_and_the_next_goes_on(
         await deck.call("vector_upsert", collection="c", points=points(many))
         pages: list[float] = []
 
-        async def hold(done: float, total: float | None, message: str | None) -> None:
-            pages.append(done)
+        async def hold(progress: float, total: float | None, message: str | None) -> None:
+            pages.append(progress)
             endpoint.silence.clear()
 
         converting = asyncio.create_task(

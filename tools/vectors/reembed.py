@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from quarterdeck.storage.errors import ConflictError, NotFoundError
+from quarterdeck.storage.errors import ConflictError, InvalidArgumentError, NotFoundError
 from quarterdeck.storage.vectors.base import CollectionInfo, Point, VectorStore
 
 from .embedders.base import Embedder
+
+log = logging.getLogger(__name__)
 
 PAGE = 200  # points
 
@@ -24,28 +28,28 @@ async def reembed(store: VectorStore, name: str, embedder: Embedder, report: Rep
     """Embed each point's `payload.text` and let the result take the collection's place, with all its options.
 
     Whatever ends this in between, the collection is as it was, and the next call goes on from there. What others write
-    meanwhile is taken over before the change of place, which fails if anything was written since.
+    meanwhile is taken over: the change of place fails if anything was written since the last look.
 
     Raises:
-        ConflictError: a point has no text.
-        InvalidArgumentError: nothing in a text can be embedded.
+        InvalidArgumentError: a point has no text, or nothing in it can be embedded.
         EmbedderError: the embedder cannot do it.
     """
     successor = successor_of(name)
-    info = await store.describe(name)
-    wanted = replace(info, embedder=embedder.name, dimension=embedder.dimension)
-    if info == wanted:
-        return info
-    await _prepare(store, successor, wanted)
-    try:
-        while not await _take_place(store, name, successor, embedder, report):
-            pass
-    except NotFoundError:
-        now = await store.describe(name)
-        if now.embedder != embedder.name:
-            raise
-        return now  # another server that did the same was faster
-    return await store.describe(name)
+    while True:
+        token = await store.change_token(name)  # before anything is read
+        info = await store.describe(name)
+        wanted = replace(info, embedder=embedder.name, dimension=embedder.dimension)
+        if info == wanted:
+            with suppress(NotFoundError):  # two at once: the slower one may have begun it anew
+                await store.drop(successor)
+            return info
+        try:
+            await _prepare(store, successor, wanted)
+            changed = await _catch_up(store, name, successor, embedder, report)
+            if token is not None or not changed:  # without tokens, only a look that found nothing to do is the last one
+                await store.replace(name, successor, unchanged_since=token)
+        except (ConflictError, NotFoundError) as exc:
+            log.info("collection %s: converting goes on: %s", name, exc.message)
 
 
 async def _prepare(store: VectorStore, successor: str, wanted: CollectionInfo) -> None:
@@ -119,7 +123,7 @@ def _is_same(point: Point, made: Point | None) -> bool:
 def _text(name: str, point: Point) -> str:
     text = point.payload.get("text")
     if not isinstance(text, str):
-        raise ConflictError(
+        raise InvalidArgumentError(
             f"collection '{name}': point {point.id!r} has no payload.text to embed; give it one, or delete it"
         )
     return text

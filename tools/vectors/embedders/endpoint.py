@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, Field, ValidationError
@@ -61,6 +63,8 @@ class EndpointEmbedder:
         Raises:
             EmbedderError: it does not answer, or not with a vector.
         """
+        for module in ("httpx", "stamina"):
+            await asyncio.to_thread(import_module, module)  # other calls go on meanwhile
         import httpx
 
         headers = {"Authorization": f"Bearer {key}"} if key else {}
