@@ -14,10 +14,7 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from ..cache import Made, TieredCache
-from ..errors import DeckError
-from .base import CollectionState, Hit, Precision, Vector, VectorStore
-
-REPORTED = 20  # collections, the busiest
+from .base import Hit, Precision, Vector, VectorStore
 
 
 class CachingVectorStore:
@@ -72,20 +69,6 @@ class CachingVectorStore:
         values = await self._cache.through(name, [_digest(common, query) for query in queries], make)
         return [_hits(value) for value in values]
 
-    async def report(self) -> dict[str, Any]:
-        """Sizes, hit rates and latencies, and what serves the searches now: whole and for the busiest collections."""
-        collections: dict[str, dict[str, Any]] = {}
-        for name in self._cache.busiest(REPORTED):
-            collections[name] = {**_flags(await self._state(name)), **self._cache.report(name)}
-        flags = {flag: _any([shown[flag] for shown in collections.values()]) for flag in _flags(None)}
-        return {**flags, **self._cache.report(), "collections": collections}
-
-    async def _state(self, name: str) -> CollectionState | None:
-        try:
-            return await self._store.inspect(name)
-        except DeckError:  # dropped, or the store cannot be used now
-            return None
-
 
 def _common(
     token: str | None, limit: int, threshold: float | None, where: Mapping[str, Any] | None, precision: Precision
@@ -111,17 +94,3 @@ def _value(hits: Sequence[Hit]) -> bytes:
 
 def _hits(value: bytes) -> list[Hit]:
     return [Hit(*each) for each in from_json(value)]
-
-
-def _flags(state: CollectionState | None) -> dict[str, bool | None]:
-    """As they are, not as wished; None where that is unknown."""
-    return {
-        "hash_embedding_enabled": state and state.index == "hash",
-        "hnsw_index_enabled": state and state.index == "hnsw",
-        "quantization_enabled": state and (state.quantization != "none" or state.index in ("hash", "pq")),
-    }
-
-
-def _any(values: Sequence[bool | None]) -> bool | None:
-    known = [value for value in values if value is not None]
-    return any(known) if known else None
