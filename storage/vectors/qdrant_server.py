@@ -70,6 +70,8 @@ class Server:
             raise self._refusal(exc, name) from exc
         except ResponseHandlingException as exc:
             raise StorageError(self._silence(exc.source)) from exc
+        except json.JSONDecodeError as exc:  # the client lets it through
+            raise StorageError(self._silence(exc)) from exc
         except ResourceExhaustedResponse as exc:
             raise StorageError(f"{self.address} has too much to do: {one_line(exc)}; try again") from exc
 
