@@ -129,7 +129,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         embedders = configured_embedders(settings, data_dir / "models")
         stack.push_async_callback(embedders.close)
         vectors = VectorService(vector_store, embedders, clock)
-        others = {}
+        others: dict[str, OnFirstUse[VectorStore]] = {}
         if settings.sync_url is not None:
             others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings.sync_key, clock))
             stack.push_async_callback(_close_if_opened, others["sync"])
