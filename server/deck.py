@@ -64,8 +64,6 @@ from .directory_lock import shared
 from .embedders import configured_embedders
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
-    from pydantic import SecretStr
-
     from quarterdeck.storage.memory.postgres import PostgresMemoryStore
     from quarterdeck.storage.memory.redis import RedisMemoryStore
     from quarterdeck.storage.vectors.base import VectorStore
@@ -128,14 +126,14 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             with _told_at_the_start("vectors"):
                 open_database(vectors_path, VECTORS).close()
 
-        vector_store = OnFirstUse(partial(open_vector_file, vectors_path, clock))
+        vector_store = OnFirstUse(partial(open_vector_file, vectors_path, settings, clock))
         stack.push_async_callback(_close_if_opened, vector_store)
         embedders = configured_embedders(settings, data_dir / "models")
         stack.push_async_callback(embedders.close)
         vectors = VectorService(vector_store, embedders, clock)
         others: dict[str, OnFirstUse[VectorStore]] = {}
         if settings.sync_url is not None:
-            others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings.sync_key, clock))
+            others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings, clock))
             stack.push_async_callback(_close_if_opened, others["sync"])
         worker_vectors = VectorService(vector_store, embedders, clock, others)
         uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
@@ -332,22 +330,28 @@ async def open_memory_store(url: str | None, data_dir: Path, durability: Durabil
     return await memory_server(url).open(url)
 
 
-async def open_vector_file(path: Path, clock: Clock) -> VectorStore:
+async def open_vector_file(path: Path, settings: Settings, clock: Clock) -> VectorStore:
     """Open or create the vectors in a file. Raises StorageError if it cannot be used."""
     # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
     await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
-    from quarterdeck.storage.vectors.faiss import FaissVectorStore
+    from quarterdeck.storage.vectors.faiss import FaissVectorStore, Shortcuts
 
-    return await FaissVectorStore.open(path, clock)
+    shortcuts = Shortcuts(
+        index=settings.feature_agentdb_search,
+        batch_insert=settings.feature_agentdb_batch_insert,
+        batch_search=settings.feature_agentdb_large_query,
+    )
+    return await FaissVectorStore.open(path, clock, shortcuts)
 
 
-async def open_synced(url: str, key: SecretStr | None, clock: Clock) -> VectorStore:
+async def open_synced(url: str, settings: Settings, clock: Clock) -> VectorStore:
     """Open the vectors that `QUARTERDECK_SYNC_URL` names. Raises StorageError if they cannot be reached or used."""
     if path := sqlite_path(url):
-        return await open_vector_file(path, clock)
+        return await open_vector_file(path, settings, clock)
     await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.qdrant")
     from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
 
+    key = settings.sync_key
     return await QdrantVectorStore.open(url, None if key is None else key.get_secret_value(), clock)
 
 
