@@ -93,6 +93,18 @@ def _check_sync_url(value: str | None) -> str | None:
     return value
 
 
+def _check_vectors_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
+        raise ValueError("give http(s)://host:port; an API key is QUARTERDECK_VECTORS_KEY, not part of it")
+    return value
+
+
+def _check_cache_url(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("give redis://…, rediss://… or unix:///path/of/redis.sock")
+    return value
+
+
 class AgentsTable(BaseModel):
     """The table `[agents]` of the TOML file."""
 
@@ -153,6 +165,15 @@ class Settings(BaseSettings):
     embedder_key: SecretStr | None = Field(default=None, description="API key of an embedder's endpoint")
     embedder_timeout: float = Field(
         default=30, gt=0, description="seconds that an embedder's endpoint may take for one request"
+    )
+    vectors_url: Annotated[str | None, AfterValidator(_check_vectors_url)] = Field(
+        default=None, description="a Qdrant server that keeps vectors: `http(s)://host:port`"
+    )
+    vectors_key: SecretStr | None = Field(default=None, description="API key of that server")
+    cache_url: Annotated[str | None, AfterValidator(_check_cache_url)] = Field(
+        default=None,
+        description="a cache that decks share, of searches on that server and of vectors of texts: `redis://…`, "
+        "`rediss://…` or `unix:///…`",
     )
     sync_url: Annotated[str | None, AfterValidator(_check_sync_url)] = Field(
         default=None,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from quarterdeck.storage.cache import TieredCache
 from quarterdeck.storage.clock import Clock, SystemClock
 from quarterdeck.storage.errors import NotFoundError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
@@ -26,6 +27,7 @@ from quarterdeck.storage.objects.local import LocalObjectStore
 from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.storage.sqlite import Durability, open_database
+from quarterdeck.storage.vectors.cache_report import cache_report
 from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.budget import Ledger
@@ -64,8 +66,11 @@ from .directory_lock import shared
 from .embedders import configured_embedders
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
+    from pydantic import SecretStr
+
     from quarterdeck.storage.memory.postgres import PostgresMemoryStore
     from quarterdeck.storage.memory.redis import RedisMemoryStore
+    from quarterdeck.storage.redis_cache import RedisCache
     from quarterdeck.storage.vectors.base import VectorStore
 
 log = logging.getLogger(__name__)
@@ -122,13 +127,29 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.push_async_callback(runs.close)
 
         vectors_path = data_dir / VECTORS_FILE
-        if vectors_path.exists():
+        if settings.vectors_url is None and vectors_path.exists():
             with _told_at_the_start("vectors"):
                 open_database(vectors_path, VECTORS).close()
 
-        vector_store = OnFirstUse(partial(open_vector_file, vectors_path, settings, clock))
+        shared_cache = open_shared_cache(settings.cache_url, clock)
+        if shared_cache is not None:
+            stack.push_async_callback(shared_cache.close)
+        is_remote = settings.vectors_url is not None
+        search_cache = TieredCache(clock, shared_cache if is_remote else None)  # FAISS is faster than Redis
+        text_cache = TieredCache(clock, shared_cache)
+
+        async def open_vectors() -> VectorStore:
+            if settings.vectors_url is None:
+                store = await open_vector_file(vectors_path, settings, clock)
+            else:
+                store = await open_vector_server(settings.vectors_url, settings.vectors_key, clock)
+            from quarterdeck.storage.vectors.cache import CachingVectorStore
+
+            return CachingVectorStore(store, search_cache)
+
+        vector_store = OnFirstUse(open_vectors)
         stack.push_async_callback(_close_if_opened, vector_store)
-        embedders = configured_embedders(settings, data_dir / "models")
+        embedders = configured_embedders(settings, data_dir / "models", text_cache)
         stack.push_async_callback(embedders.close)
         vectors = VectorService(vector_store, embedders, clock)
         others: dict[str, OnFirstUse[VectorStore]] = {}
@@ -184,10 +205,19 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         optimizer = Optimizer(live, desk, clock, enabled=settings.feature_adaptive_opt)
         stack.push_async_callback(optimizer.stop)
         meter = CallMeter()
+
+        async def caches() -> dict[str, Any]:
+            return {"vectors": await cache_report(search_cache, vector_store.opened), "texts": text_cache.report()}
+
         status = StatusTools(
             version=version("quarterdeck"),
             about={
-                "backends": {"memory": memory_backend, "runs": "sqlite", "objects": "local", "vectors": "faiss"},
+                "backends": {
+                    "memory": memory_backend,
+                    "runs": "sqlite",
+                    "objects": "local",
+                    "vectors": "qdrant" if is_remote else "faiss",
+                },
                 "flags": {
                     environment_name(name): getattr(settings, name)
                     for name in Settings.model_fields
@@ -195,6 +225,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 },
                 "limits": {"agentsMaxAlive": settings.agents_max_alive},
             },
+            caches=caches,
             orchestrator=orchestrator,
             queries=queries,
             meter=meter,
@@ -344,15 +375,19 @@ async def open_vector_file(path: Path, settings: Settings, clock: Clock) -> Vect
     return await FaissVectorStore.open(path, clock, shortcuts)
 
 
+async def open_vector_server(url: str, key: SecretStr | None, clock: Clock) -> VectorStore:
+    """Connect to a Qdrant server. Raises StorageError if it cannot be reached or used."""
+    await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.qdrant")  # it takes a second
+    from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
+
+    return await QdrantVectorStore.open(url, None if key is None else key.get_secret_value(), clock)
+
+
 async def open_synced(url: str, settings: Settings, clock: Clock) -> VectorStore:
     """Open the vectors that `QUARTERDECK_SYNC_URL` names. Raises StorageError if they cannot be reached or used."""
     if path := sqlite_path(url):
         return await open_vector_file(path, settings, clock)
-    await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.qdrant")
-    from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
-
-    key = settings.sync_key
-    return await QdrantVectorStore.open(url, None if key is None else key.get_secret_value(), clock)
+    return await open_vector_server(url, settings.sync_key, clock)
 
 
 def backend_of(url: str | None) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quarterdeck.storage.cache import TieredCache
 from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.tools.vectors.embedders.cached import CachingEmbedder
 from quarterdeck.tools.vectors.embedders.offered import Embedders
 
 from .config import Settings
@@ -17,8 +19,8 @@ LEXICAL = "lexical"
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def configured_embedders(settings: Settings, cache: Path) -> Embedders:
-    """Nothing is loaded or connected yet; models from the hub will be kept in `cache`."""
+def configured_embedders(settings: Settings, cache: Path, texts: TieredCache) -> Embedders:
+    """Nothing is loaded or connected yet; models from the hub will be kept in `cache`, vectors of texts in `texts`."""
     choice, _, place = settings.embedder.partition("@")
     kind, _, model = choice.partition(":")
 
@@ -30,14 +32,16 @@ def configured_embedders(settings: Settings, cache: Path) -> Embedders:
     async def open_semantic() -> Embedder:
         from quarterdeck.tools.vectors.embedders.semantic import SemanticEmbedder
 
-        return await SemanticEmbedder.open(name, model, folder, cache)
+        return CachingEmbedder(await SemanticEmbedder.open(name, model, folder, cache), texts)
 
     async def open_endpoint() -> Embedder:
         from quarterdeck.tools.vectors.embedders.endpoint import EndpointEmbedder
 
         key = settings.embedder_key
         secret = None if key is None else key.get_secret_value()
-        return await EndpointEmbedder.open(name, model, place, secret, settings.embedder_timeout)
+        return CachingEmbedder(
+            await EndpointEmbedder.open(name, model, place, secret, settings.embedder_timeout), texts
+        )
 
     folder = Path(place).expanduser() if place else None
     if kind == "semantic":

@@ -160,8 +160,8 @@ class Catalogue:
             raise ConflictError(f"collection '{name}' was replaced or dropped meanwhile: try again")
 
     async def move(self, head: Head, successor: Head, *, only_unchanged: bool) -> None:
-        """Let what is stored for `successor` have the name of `head`. A deck that dies in between leaves garbage behind,
-        and the name as it was.
+        """Let what is stored for `successor` have the name of `head`. A deck that dies in between leaves the name as it
+        was, and garbage behind.
 
         Raises:
             ConflictError: `only_unchanged`, and a deck has written since `head` was read.

@@ -59,7 +59,7 @@ async def store(
 ) -> AsyncIterator[VectorStore]:
     if request.param.endswith("faiss"):
         opened: VectorStore = await FaissVectorStore.open(tmp_path / "vectors.db", clock)
-        yield opened if request.param == "faiss" else CachingVectorStore(opened, TieredCache(clock), clock)
+        yield opened if request.param == "faiss" else CachingVectorStore(opened, TieredCache(clock))
         await opened.close()
     else:
         async with qdrant_place(request, monkeypatch) as place:

@@ -41,6 +41,10 @@ START = 1_750_000_000_000  # of the clock: 2025-06-15T15:06:40Z
 HOUR = 3600
 
 
+async def no_caches() -> dict[str, Any]:
+    return {}
+
+
 class Deck:
     """All tools that the analyst reads, over a Bridge, within its rights."""
 
@@ -56,6 +60,7 @@ class Deck:
         status = StatusTools(
             version="1",
             about={"backends": {}, "flags": {}, "limits": {"agentsMaxAlive": 3}},
+            caches=no_caches,
             orchestrator=bridge.orchestrator,
             queries=bridge.queries,
             meter=self.meter,
