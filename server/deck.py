@@ -134,7 +134,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
 
         async def open_vectors() -> VectorStore:
             if settings.vectors_url is None:
-                store = await open_vector_file(vectors_path, clock)
+                store = await open_vector_file(vectors_path, settings, clock)
             else:
                 store = await open_vector_server(settings.vectors_url, settings.vectors_key, clock)
             from quarterdeck.storage.vectors.cache import CachingVectorStore
@@ -146,9 +146,9 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         embedders = configured_embedders(settings, data_dir / "models", text_cache)
         stack.push_async_callback(embedders.close)
         vectors = VectorService(vector_store, embedders, clock)
-        others = {}
+        others: dict[str, OnFirstUse[VectorStore]] = {}
         if settings.sync_url is not None:
-            others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings.sync_key, clock))
+            others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings, clock))
             stack.push_async_callback(_close_if_opened, others["sync"])
         worker_vectors = VectorService(vector_store, embedders, clock, others)
         uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
@@ -370,20 +370,18 @@ async def open_memory_store(url: str | None, data_dir: Path, durability: Durabil
     return await memory_server(url).open(url)
 
 
-async def open_vector_file(path: Path, clock: Clock) -> VectorStore:
+async def open_vector_file(path: Path, settings: Settings, clock: Clock) -> VectorStore:
     """Open or create the vectors in a file. Raises StorageError if it cannot be used."""
     # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
     await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
-    from quarterdeck.storage.vectors.faiss import FaissVectorStore
+    from quarterdeck.storage.vectors.faiss import FaissVectorStore, Shortcuts
 
-    return await FaissVectorStore.open(path, clock)
-
-
-async def open_synced(url: str, key: SecretStr | None, clock: Clock) -> VectorStore:
-    """Open the vectors that `QUARTERDECK_SYNC_URL` names. Raises StorageError if they cannot be reached or used."""
-    if path := sqlite_path(url):
-        return await open_vector_file(path, clock)
-    return await open_vector_server(url, key, clock)
+    shortcuts = Shortcuts(
+        index=settings.feature_agentdb_search,
+        batch_insert=settings.feature_agentdb_batch_insert,
+        batch_search=settings.feature_agentdb_large_query,
+    )
+    return await FaissVectorStore.open(path, clock, shortcuts)
 
 
 async def open_vector_server(url: str, key: SecretStr | None, clock: Clock) -> VectorStore:
@@ -394,20 +392,11 @@ async def open_vector_server(url: str, key: SecretStr | None, clock: Clock) -> V
     return await QdrantVectorStore.open(url, None if key is None else key.get_secret_value(), clock)
 
 
-def open_shared_cache(url: str | None, clock: Clock) -> RedisCache | None:
-    """The cache that `QUARTERDECK_CACHE_URL` names; it connects at its first use.
-
-    Raises:
-        SettingsError: its package is not installed.
-        StorageError: the URL is malformed.
-    """
-    if url is None:
-        return None
-    try:
-        from quarterdeck.storage.redis_cache import RedisCache
-    except ModuleNotFoundError as exc:
-        raise SettingsError(f"QUARTERDECK_CACHE_URL: {exc}: pip install 'quarterdeck[redis]'") from exc
-    return RedisCache(url, clock)
+async def open_synced(url: str, settings: Settings, clock: Clock) -> VectorStore:
+    """Open the vectors that `QUARTERDECK_SYNC_URL` names. Raises StorageError if they cannot be reached or used."""
+    if path := sqlite_path(url):
+        return await open_vector_file(path, settings, clock)
+    return await open_vector_server(url, settings.sync_key, clock)
 
 
 def backend_of(url: str | None) -> str:

@@ -73,19 +73,6 @@ async def _prepare(store: VectorStore, successor: str, wanted: CollectionInfo) -
     )
 
 
-async def _take_place(store: VectorStore, name: str, successor: str, embedder: Embedder, report: Report) -> bool:
-    """Go over all points once; then False if others may have written in the meantime."""
-    token = await store.change_token(name)
-    changed = await _catch_up(store, name, successor, embedder, report)
-    if changed and token is None:  # of such a store, only a pass that found nothing to do says that nobody has
-        return False
-    try:
-        await store.replace(name, successor, unchanged_since=token)
-    except ConflictError:
-        return False
-    return True
-
-
 async def _catch_up(store: VectorStore, name: str, successor: str, embedder: Embedder, report: Report) -> bool:
     """Make the successor equal, and return whether that changed anything."""
     changed, done, total = False, 0, await store.count(name)
