@@ -390,6 +390,22 @@ async def open_synced(url: str, settings: Settings, clock: Clock) -> VectorStore
     return await open_vector_server(url, settings.sync_key, clock)
 
 
+def open_shared_cache(url: str | None, clock: Clock) -> RedisCache | None:
+    """The cache that `QUARTERDECK_CACHE_URL` names; it connects at its first use.
+
+    Raises:
+        SettingsError: its package is not installed.
+        StorageError: the URL is malformed.
+    """
+    if url is None:
+        return None
+    try:
+        from quarterdeck.storage.redis_cache import RedisCache
+    except ModuleNotFoundError as exc:
+        raise SettingsError(f"QUARTERDECK_CACHE_URL: {exc}: pip install 'quarterdeck[redis]'") from exc
+    return RedisCache(url, clock)
+
+
 def backend_of(url: str | None) -> str:
     """The kind of memory that `url` names. Raises SettingsError as `memory_server`."""
     return SqliteMemoryStore.backend if url is None or sqlite_path(url) else memory_server(url).backend

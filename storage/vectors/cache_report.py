@@ -33,10 +33,12 @@ async def _state(store: VectorStore, name: str) -> CollectionState | None:
 
 def _flags(state: CollectionState | None) -> dict[str, bool | None]:
     """As they are, not as wished."""
+    if state is None:
+        return dict.fromkeys(("hash_embedding_enabled", "hnsw_index_enabled", "quantization_enabled"))
     return {
-        "hash_embedding_enabled": state and state.index == "hash",
-        "hnsw_index_enabled": state and state.index == "hnsw",
-        "quantization_enabled": state and (state.quantization != "none" or state.index in ("hash", "pq")),
+        "hash_embedding_enabled": state.index == "hash",
+        "hnsw_index_enabled": state.index == "hnsw",
+        "quantization_enabled": (state.quantization != "none" or state.index in ("hash", "pq")),
     }
 
 

@@ -18,8 +18,8 @@ from qdrant_client import models
 from .base import CollectionInfo, Metric, Payload, Point
 from .matrix import STORED, Matrix, to_unit_length
 from .qdrant_filters import index_fields
+from .reader import PointRow
 from .rows import to_rows
-from .sqlite import PointRow
 
 ID, PAYLOAD, EXPIRY = "id", "payload", "expires_at"
 _GIVEN = "given"  # the vector in base64, where Qdrant does not keep it as it was
