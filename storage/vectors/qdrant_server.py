@@ -69,8 +69,9 @@ class Server:
         except UnexpectedResponse as exc:
             raise self._refusal(exc, name) from exc
         except ResponseHandlingException as exc:
-            text = f"{self.address} cannot be reached or gave no proper answer: {_reason(exc.source)}; {_UNCERTAIN}"
-            raise StorageError(text) from exc
+            raise StorageError(self._silence(exc.source)) from exc
+        except json.JSONDecodeError as exc:  # the client lets it through
+            raise StorageError(self._silence(exc)) from exc
         except ResourceExhaustedResponse as exc:
             raise StorageError(f"{self.address} has too much to do: {one_line(exc)}; try again") from exc
 
@@ -87,12 +88,14 @@ class Server:
             case _:
                 return StorageError(f"{self.address}: HTTP {exc.status_code}: {_told(exc.content)}")
 
+    def _silence(self, source: Exception) -> str:
+        if isinstance(source, httpx.ConnectError | httpx.ConnectTimeout):
+            return f"cannot connect to {self.address}: {one_line(source)}"
+        reason = one_line(source) if isinstance(source, httpx.HTTPError) else type(source).__name__
+        return f"{self.address} gave no proper answer: {reason}; {_UNCERTAIN}"
+
     async def close(self) -> None:
         await self.client.close()
-
-
-def _reason(exc: Exception) -> str:
-    return one_line(exc) if isinstance(exc, httpx.HTTPError) else type(exc).__name__
 
 
 def _told(content: bytes) -> str:

@@ -11,7 +11,7 @@ from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
-from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
 from quarterdeck.tools.vectors.service import VectorService
@@ -22,11 +22,6 @@ from tests.embedders import offering
 from tests.ready import ready
 
 from .driver import FakeDeck, RefusalError
-
-
-class NoClient:
-    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        pass
 
 
 class RealTools:
