@@ -21,6 +21,7 @@ from quarterdeck.storage.errors import NotFoundError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.objects.local import LocalObjectStore
 from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
@@ -64,7 +65,7 @@ if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions d
 
 log = logging.getLogger(__name__)
 
-MEMORY_FILE, RUNS_FILE, VECTORS_FILE = "memory.db", "runs.db", "vectors.db"
+MEMORY_FILE, RUNS_FILE, VECTORS_FILE, OBJECTS_FOLDER = "memory.db", "runs.db", "vectors.db", "objects"
 HEARTBEAT = 1.0  # seconds
 MEMORY_URLS = ("sqlite:///path/of.db", "postgresql://…", "redis://…", "rediss://…", "unix:///path/of/redis.sock")
 RECOVER_EVERY = 10  # beats: another server may die at any time
@@ -134,7 +135,13 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         vector_store = OnFirstUse(open_vectors)
         stack.push_async_callback(_close_if_opened, vector_store)
         vectors = VectorService(vector_store, OnFirstUse(open_embedder), clock)
-        uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
+
+        async def open_objects() -> ObjectStore:
+            return LocalObjectStore(data_dir / OBJECTS_FOLDER)
+
+        objects = OnFirstUse(open_objects)
+        stack.push_async_callback(_close_if_opened, objects)
+        uploads = UploadService(objects, settings.upload_roots, clock)
 
         tools: dict[str, DeckTool] = {}
         worker_tools = {tool.name: tool for tool in vector_worker_tools(vectors)}
@@ -290,7 +297,7 @@ async def _open_early(what: str, part: OnFirstUse[MemoryStore]) -> None:
         await part()
 
 
-async def _close_if_opened(part: OnFirstUse[MemoryStore] | OnFirstUse[VectorStore]) -> None:
+async def _close_if_opened(part: OnFirstUse[MemoryStore] | OnFirstUse[VectorStore] | OnFirstUse[ObjectStore]) -> None:
     if part.opened is not None:
         await part.opened.close()
 

@@ -49,6 +49,12 @@ class DeniedError(DeckError):
     code = "denied"
 
 
+class UnsupportedError(DeckError):
+    """What was chosen for this deck cannot do it; another backend can."""
+
+    code = "unsupported"
+
+
 class StorageError(DeckError):
     """A store could not be read or written: disk full, locked for too long, damaged, too new."""
 

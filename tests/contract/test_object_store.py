@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgumentError, NotFoundError
-from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore
+from quarterdeck.storage.objects.base import Chunks, ObjectInfo, ObjectStore, Stored
 from quarterdeck.storage.objects.local import LocalObjectStore
 
 
@@ -22,13 +22,24 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
-async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
+def chunks(*parts: bytes) -> Chunks:
+    async def each() -> AsyncGenerator[bytes, None]:
+        for part in parts:
+            yield part
+
+    return each
 
 
-async def put(store: ObjectStore, key: str, *parts: bytes) -> ObjectInfo:
-    return await store.put(key, chunks(*parts), name="n.txt", content_type="text/plain", created_at=1_750_000_000_123)
+async def put(store: ObjectStore, key: str, *parts: bytes, stored: Stored | None = None) -> ObjectInfo:
+    return await store.put(
+        key,
+        chunks(*parts),
+        size=sum(map(len, parts)),
+        name="n.txt",
+        content_type="text/plain",
+        created_at=1_750_000_000_123,
+        stored=stored,
+    )
 
 
 async def keys(store: ObjectStore, prefix: str = "", after: str = "", limit: int = 100) -> list[str]:
@@ -73,14 +84,14 @@ async def test_a_key_is_never_overwritten(store: ObjectStore) -> None:
 async def test_sixteen_puts_of_one_key_have_one_winner(store: ObjectStore) -> None:
     all_are_writing = asyncio.Barrier(16)
 
-    async def source(number: int) -> AsyncIterator[bytes]:
-        yield b"%02d" % number * 1000
-        await all_are_writing.wait()  # so none is refused before it has written
-        yield b"!"
-
     async def one(number: int) -> bool:
+        async def source() -> AsyncGenerator[bytes, None]:
+            yield b"%02d" % number * 1000
+            await all_are_writing.wait()  # so none is refused before it has written
+            yield b"!"
+
         try:
-            await store.put("k", source(number), name="n", content_type="t/t", created_at=number)
+            await store.put("k", source, size=2001, name="n", content_type="t/t", created_at=number)
         except ConflictError:
             return False
         return True
@@ -95,26 +106,46 @@ async def test_sixteen_puts_of_one_key_have_one_winner(store: ObjectStore) -> No
 
 
 async def test_a_source_that_fails_leaves_no_trace(store: ObjectStore) -> None:
-    async def source() -> AsyncIterator[bytes]:
+    async def source() -> AsyncGenerator[bytes, None]:
         yield b"x" * 100_000
         raise DeckError("the file changed")
 
     with pytest.raises(DeckError, match="the file changed"):
-        await store.put("k", source(), name="n", content_type="t/t", created_at=0)
+        await store.put("k", source, size=100_001, name="n", content_type="t/t", created_at=0)
     assert await store.stat("k") is None
     assert await keys(store) == []
     await put(store, "k", b"the key is still free")
 
 
+@pytest.mark.parametrize("size", [0, 99, 101, 1 << 20])
+async def test_contents_of_another_size_leave_no_trace(store: ObjectStore, size: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"the contents for k are not the {size} bytes"):
+        await store.put("k", chunks(b"x" * 100), size=size, name="n", content_type="t/t", created_at=0)
+    assert await keys(store) == []
+    await put(store, "k", b"the key is still free")
+
+
+async def test_the_giver_is_told_how_much_is_stored(store: ObjectStore) -> None:
+    told: list[int] = []
+
+    async def stored(size: int) -> None:
+        told.append(size)
+
+    await put(store, "k", *[b"x" * (1 << 20)] * 20, stored=stored)
+    assert told == sorted(told)
+    assert len(told) > 1
+    assert told[-1] == 20 << 20
+
+
 async def test_a_cancelled_put_leaves_no_trace(store: ObjectStore) -> None:
     writing = asyncio.Event()
 
-    async def source() -> AsyncIterator[bytes]:
+    async def source() -> AsyncGenerator[bytes, None]:
         yield b"x" * 100_000
         writing.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(store.put("k", source(), name="n", content_type="t/t", created_at=0))
+    task = asyncio.create_task(store.put("k", source, size=100_001, name="n", content_type="t/t", created_at=0))
     async with asyncio.timeout(30):
         await writing.wait()
     task.cancel()
@@ -158,6 +189,8 @@ async def test_a_key_that_not_every_store_can_hold_is_refused(store: ObjectStore
         await store.read(key, 0, 1)
     with pytest.raises(InvalidArgumentError):
         await store.delete(key)
+    with pytest.raises(InvalidArgumentError):
+        await store.presign(key, 60)
 
 
 async def test_the_longest_key_can_be_held(store: ObjectStore) -> None:

@@ -18,6 +18,7 @@ from quarterdeck.storage.objects.local import LocalObjectStore
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import INLINE_BYTES, upload_tools
 from tests.clock import ManualClock
+from tests.ready import ready
 
 STAMP = "2025-06-15T15-06-40"  # of the manual clock
 
@@ -53,7 +54,7 @@ class Deck:
 async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
     (tmp_path / "root").mkdir()
     store = LocalObjectStore(tmp_path / "objects")
-    service = UploadService(store, [tmp_path / "root"], ManualClock())
+    service = UploadService(ready(store), [tmp_path / "root"], ManualClock())
     yield Deck(service)
     await store.close()
 

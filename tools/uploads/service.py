@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NotRequired, TypeVar
@@ -14,7 +13,8 @@ from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgumentError, LimitError, NotFoundError
-from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore
+from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore, Stored
 
 from .naming import PREFIX, keys, printable, safe_name
 from .sources import PathSource, Roots, Source
@@ -36,7 +36,7 @@ class UploadedFile(TypedDict):
     path: str
     size: int
     type: str
-    sha256: str
+    sha256: str | None
     duration: float
 
 
@@ -54,7 +54,7 @@ class UploadResult(TypedDict):
 class UploadService:
     """Uploads over any object store; paths are read under `roots` only."""
 
-    def __init__(self, store: ObjectStore, roots: Sequence[Path], clock: Clock) -> None:
+    def __init__(self, store: OnFirstUse[ObjectStore], roots: Sequence[Path], clock: Clock) -> None:
         self._store = store
         self._roots = Roots(roots)
         self._clock = clock
@@ -93,7 +93,7 @@ class UploadService:
         if isinstance(size, DeckError):
             raise size
         started = self._clock.monotonic()
-        info = await self._put(source, now, progress)
+        info = await self._put(source, size, now, progress)
         return {
             "originalName": info.name,
             "path": info.key,
@@ -103,18 +103,24 @@ class UploadService:
             "duration": round((self._clock.monotonic() - started) * 1000, 1),
         }
 
-    async def _put(self, source: Source, now: int, progress: _Progress) -> ObjectInfo:
+    async def _put(self, source: Source, size: int, now: int, progress: _Progress) -> ObjectInfo:
         """Store it under the first key that is free; the store decides which are."""
+        store = await self._store()
         content_type = source.content_type or _guess_type(source.name)
         for key in keys(source.name, now):
             if key in self._writing:  # would be read to its end before it loses the key
                 continue
             self._writing.add(key)
             try:
-                async with aclosing(progress.through(source)) as chunks:
-                    return await self._store.put(
-                        key, chunks, name=printable(source.name), content_type=content_type, created_at=now
-                    )
+                return await store.put(
+                    key,
+                    source.chunks,
+                    size=size,
+                    name=printable(source.name),
+                    content_type=content_type,
+                    created_at=now,
+                    stored=progress.of(source),
+                )
             except ConflictError:
                 continue
             finally:
@@ -128,7 +134,7 @@ class UploadService:
             InvalidArgumentError, NotFoundError: the key cannot be one of an upload, or is of none.
         """
         _check_key(key)
-        info = await self._store.stat(key)
+        info = await (await self._store()).stat(key)
         if info is None:
             raise _unknown(key)
         return info
@@ -141,7 +147,7 @@ class UploadService:
         """
         _check_key(key)
         try:
-            return await self._store.read(key, offset, length)
+            return await (await self._store()).read(key, offset, length)
         except NotFoundError:
             raise _unknown(key) from None
 
@@ -155,7 +161,7 @@ class UploadService:
         """
         if not prefix.startswith(PREFIX):
             raise InvalidArgumentError(f"prefix: every upload's key starts with '{PREFIX}', got {prefix!r}")
-        found = await self._store.list(prefix, cursor or "", limit + 1)
+        found = await (await self._store()).list(prefix, cursor or "", limit + 1)
         page = found[:limit]
         return page, page[-1].key if len(found) > limit else None
 
@@ -166,29 +172,28 @@ class UploadService:
             InvalidArgumentError, NotFoundError: the key cannot be one of an upload, or is of none.
         """
         _check_key(key)
-        if not await self._store.delete(key):
+        if not await (await self._store()).delete(key):
             raise _unknown(key)
 
 
 class _Progress:
-    """Counts what the store has taken. It never runs backwards, though a file may start again under another key."""
+    """Counts what the store has. It never runs backwards, though a file may start again under another key."""
 
     def __init__(self, total: int, report: Report | None) -> None:
         self._total = total
         self._report = report
-        self._taken: dict[Source, int] = {}
+        self._stored: dict[Source, int] = {}
         self._reported = 0
 
-    async def through(self, source: Source) -> AsyncGenerator[bytes, None]:
-        self._taken[source] = 0
-        async with aclosing(source.chunks()) as chunks:
-            async for chunk in chunks:
-                yield chunk
-                self._taken[source] += len(chunk)
-                taken = sum(self._taken.values())
-                if self._report is not None and taken > self._reported:
-                    self._reported = taken
-                    await self._report(taken, self._total)
+    def of(self, source: Source) -> Stored:
+        async def note(size: int) -> None:
+            self._stored[source] = size
+            stored = sum(self._stored.values())
+            if self._report is not None and stored > self._reported:
+                self._reported = stored
+                await self._report(stored, self._total)
+
+        return note
 
 
 async def _settle(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | DeckError]:

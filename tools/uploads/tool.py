@@ -62,7 +62,7 @@ class StoredUpload(TypedDict):
     originalName: str
     size: int
     type: str
-    sha256: str
+    sha256: str | None
     createdAt: int
 
 

@@ -33,6 +33,7 @@ from quarterdeck.tools.vectors.embedders.base import Embedder
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
+from tests.ready import ready
 from tests.tools.fakes import OWNER, Bridge, FakeAgent
 
 from .driver import Driver, RefusalError
@@ -69,7 +70,7 @@ class Deck:
             memory_tools(bridge.memory, "sqlite"),
             agent_tools(agents),
             query_tools(QueryTools(bridge.queries, bridge.clock), control=True),
-            upload_tools(UploadService(LocalObjectStore(folder / "objects"), [], bridge.clock)),
+            upload_tools(UploadService(ready(LocalObjectStore(folder / "objects")), [], bridge.clock)),
             vector_tools(VectorService(self.vectors, OnFirstUse(open_embedder), bridge.clock)),
             status_tools(status),
         ]
