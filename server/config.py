@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -105,6 +105,15 @@ class Settings(BaseSettings):
     )
     upload_roots: Paths = Field(
         default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+    )
+    http_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="where `serve --http` listens; others than this machine need a token",
+    )
+    http_port: int = Field(default=8765, ge=0, le=65_535, description="its port; 0: any that is free")
+    http_token: SecretStr | None = Field(
+        default=None, min_length=1, description="what callers must send as `Authorization: Bearer …`"
     )
     runs_history: int = Field(
         default=30 * 24 * 3600,

@@ -47,6 +47,7 @@ from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
+from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
@@ -78,10 +79,13 @@ class Deck:
     """Everything that one server process runs on."""
 
     settings: Settings
+    data_dir: Path
     clock: Clock
     tools: Mapping[str, DeckTool]
     meter: CallMeter
     memory: MemoryService
+    uploads: UploadService
+    ingest: Ingest
 
 
 class _Silent:
@@ -142,6 +146,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         objects = OnFirstUse(open_objects)
         stack.push_async_callback(_close_if_opened, objects)
         uploads = UploadService(objects, settings.upload_roots, clock)
+        ingest = Ingest(uploads, vectors)
 
         tools: dict[str, DeckTool] = {}
         worker_tools = {tool.name: tool for tool in vector_worker_tools(vectors)}
@@ -205,7 +210,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 own_types=list(commands),
             ),
             query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
-            upload_tools(uploads),
+            upload_tools(uploads, ingest),
             vector_tools(vectors),
             optimizer_tools(optimizer),
             status_tools(status),
@@ -232,7 +237,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         ]
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, clock, tools, meter, memory)
+        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest)
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:

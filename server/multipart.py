@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from anyio import fail_after
 from python_multipart.exceptions import FormParserError
@@ -24,7 +23,8 @@ PENDING_BYTES = 256 << 10  # that wait for being spooled: each request has so ma
 IDLE_SECONDS = 60.0  # without a byte; then the client is taken for gone
 
 
-class UploadForm(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UploadForm:
     """`files` in their order, at most one more than a batch may have; `index` is the field of that name."""
 
     files: list[SpooledSource]
@@ -44,7 +44,9 @@ async def read_form(request: Request, spool: Spool) -> UploadForm:
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidArgumentError("the body must be multipart/form-data, its files in fields named 'files'", status=400)
+        raise InvalidArgumentError(
+            "the body must be multipart/form-data, its files in fields named 'files'", status=400
+        )
     _check_size(int(request.headers.get("content-length", 0)))
     reader = _FormReader(spool, options[b"boundary"])
     refusal: DeckError | None = None
@@ -174,7 +176,9 @@ class _FormReader:
         file_name = options.get(b"filename")
         if (name, file_name is not None) not in {("files", True), ("index", False)}:
             kind = "field" if file_name is None else "file"
-            raise _malformed(f"{kind} {name[:40]!r}: files belong into 'files', each with a filename; one field 'index'")
+            raise _malformed(
+                f"{kind} {name[:40]!r}: files belong into 'files', each with a filename; one field 'index'"
+            )
         content_type = self._headers.get(b"content-type", b"").decode("latin-1").strip()
         known = re.match(TYPE_PATTERN, content_type) and content_type != UNKNOWN_TYPE
         self._part = _Part(

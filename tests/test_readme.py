@@ -17,6 +17,7 @@ README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
+    "http_token": "none",
     "memory_url": "SQLite in the data directory",
     "upload_roots": "the working directory",
 }

@@ -358,7 +358,7 @@ async def test_a_file_that_changes_while_it_is_read_fails_alone(
 async def test_a_file_that_vanishes_before_it_is_read_fails(service: UploadService, root: Path) -> None:
     (root / "a").write_bytes(b"a")
     source = service.file("a")
-    assert await source.prepare() == 1
+    assert await source.prepare() == (1, b"a")
     (root / "a").unlink()
     with pytest.raises(NotFoundError, match="no such file: a"):
         await anext(source.chunks())

@@ -14,9 +14,16 @@ from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from mcp_types import TextContent
 
+from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.vectors.base import VectorStore
+from quarterdeck.storage.vectors.faiss import FaissVectorStore
+from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import INLINE_BYTES, upload_tools
+from quarterdeck.tools.vectors.embedders.base import Embedder
+from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
+from quarterdeck.tools.vectors.service import VectorService
 from tests.clock import ManualClock
 from tests.ready import ready
 
@@ -26,8 +33,9 @@ STAMP = "2025-06-15T15-06-40"  # of the manual clock
 class Deck:
     """Calls a server that has only these tools."""
 
-    def __init__(self, service: UploadService) -> None:
-        self.server = MCPServer("test", tools=[*upload_tools(service)])
+    def __init__(self, service: UploadService, vectors: VectorService) -> None:
+        self.vectors = vectors
+        self.server = MCPServer("test", tools=[*upload_tools(service, Ingest(service, vectors))])
 
     async def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
         is_error, answer = await self._call(tool, arguments)
@@ -55,8 +63,18 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
     (tmp_path / "root").mkdir()
     store = LocalObjectStore(tmp_path / "objects")
     service = UploadService(ready(store), [tmp_path / "root"], ManualClock())
-    yield Deck(service)
+
+    async def open_vectors() -> VectorStore:
+        return await FaissVectorStore.open(tmp_path / "vectors.db", ManualClock())
+
+    async def open_embedder() -> Embedder:
+        return LexicalEmbedder()
+
+    vectors = OnFirstUse(open_vectors)
+    yield Deck(service, VectorService(vectors, OnFirstUse(open_embedder), ManualClock()))
     await store.close()
+    if vectors.opened is not None:
+        await vectors.opened.close()
 
 
 async def stored(deck: Deck, contents: bytes, name: str = "a.txt") -> str:
@@ -179,7 +197,7 @@ async def test_list_pages(deck: Deck) -> None:
         "key": paths[0],
         "originalName": "a",
         "size": 1,
-        "type": "application/octet-stream",
+        "type": "text/plain",
         "sha256": hashlib.sha256(b"x").hexdigest(),
         "createdAt": 1_750_000_000_000,
     }
@@ -247,10 +265,26 @@ async def test_delete(deck: Deck) -> None:
     assert answer["error"] == f"there is no upload '{key}'; `uploads` with action list shows the keys"
 
 
+async def test_a_local_folder_has_no_urls(deck: Deck) -> None:
+    answer = await deck.refusal("uploads", action="presign", key=await stored(deck, b"x"))
+    assert answer["code"] == "unsupported"
+    assert "QUARTERDECK_OBJECTS_URL" in answer["error"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"action": "presign", "key": "uploads/a"}, "input should be 'list', 'read' or 'delete'"),
+        ({"action": "rename"}, "input should be 'list', 'read', 'presign' or 'delete'"),
+        ({"action": "presign"}, "action presign needs 'key'"),
+        ({"action": "presign", "key": "uploads/a", "seconds": 604_801}, "seconds: "),
+        ({"action": "list", "cursor": "/etc"}, "cursor: pass the nextCursor"),
+        ({"action": "list", "key": "uploads/a"}, "key: has no meaning for list, only for read, presign, delete"),
+        (
+            {"action": "read", "key": "uploads/a", "prefix": "uploads/b"},
+            "prefix: has no meaning for read, only for list",
+        ),
+        ({"action": "delete", "key": "uploads/a", "offset": 5}, "offset: has no meaning for delete, only for read"),
+        ({"action": "read", "key": "uploads/a", "seconds": 5}, "seconds: has no meaning for read, only for presign"),
         ({"action": "read"}, "action read needs 'key'"),
         ({"action": "delete"}, "action delete needs 'key'"),
         ({"action": "read", "key": "uploads/../../etc/passwd"}, "is no upload's"),

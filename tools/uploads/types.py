@@ -25,7 +25,7 @@ def type_of(start: bytes, name: str) -> str:
     if not start:
         return named or UNKNOWN_TYPE
     is_text = _is_text(start)
-    matches = _signatures(start, SIGNATURE if is_text else 0.0)
+    matches = _signatures(start, least=SIGNATURE if is_text else 0.0)
     ending = PurePath(name).suffix.lower()
     for extension, mime_type in matches:
         if extension == ending or mime_type == named:
@@ -38,15 +38,20 @@ def type_of(start: bytes, name: str) -> str:
     return named or UNKNOWN_TYPE
 
 
-def _signatures(start: bytes, confidence: float) -> list[tuple[str, str]]:
-    """The extensions and types whose signatures match, the surest first."""
+def _signatures(start: bytes, *, least: float) -> list[tuple[str, str]]:
+    """The extensions and types of the signatures that match best, if that is with `least` confidence."""
     import puremagic  # reads its tables
 
     try:
         found = puremagic.magic_string(start)
     except puremagic.PureError:
         return []
-    return [(kind.extension.lower(), kind.mime_type) for kind in found if kind.mime_type and kind.confidence >= confidence]
+    best = max(kind.confidence for kind in found)
+    return [
+        (kind.extension.lower(), kind.mime_type)
+        for kind in found
+        if kind.mime_type and least <= kind.confidence == best
+    ]
 
 
 def _is_text(start: bytes) -> bool:

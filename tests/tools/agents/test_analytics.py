@@ -27,6 +27,7 @@ from quarterdeck.tools.memory.tool import memory_tools
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
+from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.embedders.base import Embedder
@@ -66,12 +67,14 @@ class Deck:
             meter=self.meter,
             clock=bridge.clock,
         )
+        uploads = UploadService(ready(LocalObjectStore(folder / "objects")), [], bridge.clock)
+        vectors = VectorService(self.vectors, OnFirstUse(open_embedder), bridge.clock)
         families = [
             memory_tools(bridge.memory, "sqlite"),
             agent_tools(agents),
             query_tools(QueryTools(bridge.queries, bridge.clock), control=True),
-            upload_tools(UploadService(ready(LocalObjectStore(folder / "objects")), [], bridge.clock)),
-            vector_tools(VectorService(self.vectors, OnFirstUse(open_embedder), bridge.clock)),
+            upload_tools(uploads, Ingest(uploads, vectors)),
+            vector_tools(vectors),
             status_tools(status),
         ]
         self._tools = {tool.name: tool for family in families for tool in family}
