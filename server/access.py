@@ -50,7 +50,7 @@ class AccessCheck:
             raise DeniedError(f"Origin {origin[:80]!r} is another site than {host[:80]!r}", status=403)
         if self._token is not None and path not in OPEN_PATHS:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._token):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), self._token):
                 raise DeniedError("send the token of QUARTERDECK_HTTP_TOKEN as 'Authorization: Bearer …'", status=401)
 
 

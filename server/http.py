@@ -40,6 +40,7 @@ async def serve_http(settings: Settings) -> None:
     for name in unknown_variables():
         log.warning("%s is set but means nothing here", name)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of what the client is told anyway
     with listen(settings) as listener:
         async with open_deck(settings) as deck:
             server = _Server(

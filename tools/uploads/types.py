@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import mimetypes
+from importlib import import_module
 from pathlib import PurePath
+from typing import Any
 
 from .naming import safe_name
 
@@ -40,8 +42,7 @@ def type_of(start: bytes, name: str) -> str:
 
 def _signatures(start: bytes, *, least: float) -> list[tuple[str, str]]:
     """The extensions and types of the signatures that match best, if that is with `least` confidence."""
-    import puremagic  # reads its tables
-
+    puremagic: Any = import_module("puremagic")  # here, since it reads its tables; it has no complete types
     try:
         found = puremagic.magic_string(start)
     except puremagic.PureError:
