@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
+from anyio import CancelScope
+
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError
 
 from ..agents.runners.children import harmless_environment
@@ -55,7 +57,8 @@ async def read_document(read: Read, size: int, name: str, content_type: str) -> 
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()
-        await asyncio.shield(process.wait())
+        with CancelScope(shield=True):
+            await process.wait()
     if "error" in answer:
         raise InvalidArgumentError(answer["error"])
     return Document(answer["result"]["title"], [Chunk(**chunk) for chunk in answer["result"]["chunks"]])
