@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.postgres import PostgresServer
+from tests.servers.seaweed import SeaweedServer
 from tests.servers.valkey import ValkeyServer
 
 
@@ -21,6 +22,13 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
     server = ValkeyServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[SeaweedServer]:
+    server = SeaweedServer()
     yield server
     server.close()
 

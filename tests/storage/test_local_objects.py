@@ -115,3 +115,11 @@ async def test_a_folder_has_no_urls(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="which has no URLs: read them with action read"):
         await store.presign("k", 60)
     await store.close()
+
+
+async def test_keys_are_listed_in_the_order_of_their_bytes(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    for key in ("b/1", "b-1", "b0"):
+        await put(store, key)
+    assert [info.key for info in await store.list("", "", 9)] == ["b-1", "b/1", "b0"]
+    await store.close()
