@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,7 +90,7 @@ CONTENTS = st.binary(max_size=300) | st.sampled_from([b"\r\n--cut", b"\r\n--cu",
 def test_every_cut_gives_the_same_files(files: list[tuple[str, bytes]], cuts: list[int]) -> None:
     body = b"".join(file(name.encode(), contents) for name, contents in files) + index(b"library") + END
     edges = [0, *sorted(cut for cut in cuts if cut < len(body)), len(body)]
-    pieces = [body[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [body[start:end] for start, end in pairwise(edges)]
     with TemporaryDirectory() as folder:
         found = asyncio.run(read([piece for piece in pieces if piece], Path(folder)))
     assert found == ([(name, None, contents) for name, contents in files], "library")
@@ -220,7 +221,7 @@ async def test_a_body_without_a_length_is_counted(tmp_path: Path, monkeypatch: p
 
 async def test_a_client_that_sends_nothing_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multipart, "IDLE_SECONDS", 0.01)
-    with pytest.raises(DeckError, match="nothing came for 0.01 s") as refused:
+    with pytest.raises(DeckError, match=r"nothing came for 0\.01 s") as refused:
         await read([file(b"a", b"x")], tmp_path, stays=True)
     assert refused.value.details["status"] == 408
 

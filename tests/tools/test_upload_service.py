@@ -13,7 +13,7 @@ import pytest
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError, NotFoundError
 from quarterdeck.storage.objects.local import LocalObjectStore
-from quarterdeck.tools.uploads.service import MAX_FILE_BYTES, Report, UploadService
+from quarterdeck.tools.uploads.service import MAX_FILE_BYTES, STORED_AT_ONCE, Report, UploadService
 from quarterdeck.tools.uploads.sources import InlineSource
 from tests.clock import ManualClock
 from tests.ready import ready
@@ -153,6 +153,26 @@ async def test_twenty_files_are_read_at_the_same_time(service: UploadService) ->
     assert answer["count"] == 20
     for file in answer["files"]:
         assert await service.read(file["path"], 0, 100) == b"first second"
+
+
+async def test_many_batches_share_the_places(service: UploadService) -> None:
+    reading = most = 0
+
+    class Counted(InlineSource):
+        async def chunks(self) -> AsyncGenerator[bytes, None]:
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            yield b"x"
+            reading -= 1
+
+    batches = [[Counted(f"{batch}-{number}", b"x") for number in range(20)] for batch in range(10)]
+    async with asyncio.timeout(30):
+        answers = await asyncio.gather(*map(service.upload, batches))
+    assert [answer["count"] for answer in answers] == [20] * 10
+    assert 20 < most <= STORED_AT_ONCE
 
 
 async def test_files_of_one_name_in_one_second_get_keys_of_their_own(service: UploadService) -> None:

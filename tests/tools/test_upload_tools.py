@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from mcp_types import TextContent
 
 from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.objects.s3 import S3ObjectStore
 from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.uploads.ingest import Ingest
@@ -26,6 +29,7 @@ from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from tests.clock import ManualClock
 from tests.ready import ready
+from tests.servers.seaweed import SeaweedServer
 
 STAMP = "2025-06-15T15-06-40"  # of the manual clock
 
@@ -58,10 +62,21 @@ class Deck:
         return bool(result.is_error), answer
 
 
+@pytest.fixture(params=["local", "s3"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    opened: ObjectStore
+    if request.param == "s3":
+        server: SeaweedServer = request.getfixturevalue("s3_server")
+        opened = await S3ObjectStore.open(server.location(server.new_bucket()))
+    else:
+        opened = LocalObjectStore(tmp_path / "objects")
+    yield opened
+    await opened.close()
+
+
 @pytest.fixture
-async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
+async def deck(store: ObjectStore, tmp_path: Path) -> AsyncIterator[Deck]:
     (tmp_path / "root").mkdir()
-    store = LocalObjectStore(tmp_path / "objects")
     service = UploadService(ready(store), [tmp_path / "root"], ManualClock())
 
     async def open_vectors() -> VectorStore:
@@ -72,7 +87,6 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
 
     vectors = OnFirstUse(open_vectors)
     yield Deck(service, VectorService(vectors, OnFirstUse(open_embedder), ManualClock()))
-    await store.close()
     if vectors.opened is not None:
         await vectors.opened.close()
 
@@ -265,10 +279,19 @@ async def test_delete(deck: Deck) -> None:
     assert answer["error"] == f"there is no upload '{key}'; `uploads` with action list shows the keys"
 
 
-async def test_a_local_folder_has_no_urls(deck: Deck) -> None:
-    answer = await deck.refusal("uploads", action="presign", key=await stored(deck, b"x"))
-    assert answer["code"] == "unsupported"
-    assert "QUARTERDECK_OBJECTS_URL" in answer["error"]
+async def test_presign_gives_a_url_where_the_store_has_any(deck: Deck, store: ObjectStore) -> None:
+    key = await stored(deck, b"contents", "naïve.txt")
+    if isinstance(store, LocalObjectStore):
+        answer = await deck.refusal("uploads", action="presign", key=key)
+        assert answer["code"] == "unsupported"
+        assert "QUARTERDECK_OBJECTS_URL" in answer["error"]
+        return
+    answer = await deck.answer("uploads", action="presign", key=key, seconds=60)
+    async with httpx2.AsyncClient() as client:
+        assert (await client.get(answer["url"])).content == b"contents"
+        assert (await client.get(answer["url"].replace("X-Amz-Expires=60", "X-Amz-Expires=6000"))).status_code == 403
+    answer = await deck.refusal("uploads", action="presign", key=key + "x")
+    assert answer["error"] == f"there is no upload '{key}x'; `uploads` with action list shows the keys"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NotRequired, TypeVar
 
-from anyio import create_task_group
+from anyio import Semaphore, create_task_group
 from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import Clock
@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 MAX_FILES = 20
 MAX_FILE_BYTES = 104_857_600
+STORED_AT_ONCE = 64  # files of all batches: each that waits for a slow store holds a chunk of its contents
 
 Report = Callable[[float, float], Awaitable[None]]
 """Takes the bytes that are done and those of the whole batch."""
@@ -58,6 +59,7 @@ class UploadService:
         self._store = store
         self._roots = Roots(roots)
         self._clock = clock
+        self._places = Semaphore(STORED_AT_ONCE)
         self._writing: set[str] = set()  # keys that this process is about to take
 
     def file(self, path: str, content_type: str | None = None) -> Source:
@@ -97,8 +99,9 @@ class UploadService:
     ) -> UploadedFile:
         if isinstance(file, DeckError):
             raise file
-        started = self._clock.monotonic()
-        info = await self._put(source, file, now, progress)
+        async with self._places:
+            started = self._clock.monotonic()
+            info = await self._put(source, file, now, progress)
         return {
             "originalName": info.name,
             "path": info.key,
