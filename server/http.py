@@ -46,6 +46,7 @@ async def serve_http(settings: Settings) -> None:
             server = _Server(
                 uvicorn.Config(
                     http_app(deck),
+                    http="h11",
                     lifespan="off",
                     ws="none",
                     log_config=None,

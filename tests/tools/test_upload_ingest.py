@@ -144,10 +144,12 @@ async def test_a_collection_for_other_vectors_is_a_warning(library: Library) -> 
 
 
 async def test_progress_counts_both_steps_and_ends_at_the_whole(library: Library) -> None:
-    reports: list[tuple[float, float]] = []
+    reports: list[tuple[float, float | None]] = []
+    messages: list[str | None] = []
 
-    async def report(done: float, total: float) -> None:
-        reports.append((done, total))
+    async def report(progress: float, total: float | None = None, message: str | None = None) -> None:
+        reports.append((progress, total))
+        messages.append(message)
 
     batch = [InlineSource("a.txt", b"words"), InlineSource("b.bin", b"\xff" * 95)]
     await library.ingest.upload(batch, "library", report)
@@ -156,6 +158,8 @@ async def test_progress_counts_both_steps_and_ends_at_the_whole(library: Library
     assert {total for _, total in reports} == {200}
     assert len(done) == 4
     assert (done[1], done[-1]) == (100, 200)
+    assert messages[:2] == [None, None]
+    assert set(messages[2:]) == {"a.txt: 1 chunks indexed", "b.bin: not indexed"}
 
 
 async def test_a_file_that_takes_too_long_is_given_up(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError, NotFoundError
 
 from ..vectors.service import NewPoint, VectorService
 from .reading import Document, read_document
-from .service import Report, UploadedFile, UploadResult, UploadService, settle
+from .service import UploadedFile, UploadResult, UploadService, settle
 from .sources import Source
 
 INDEX_BYTES = 32 << 20  # of a file; a larger one is data, not a document that someone reads
 READERS = 2  # files that are read at once
+
+
+class Report(Protocol):
+    """Takes the bytes that are done and those of all steps, and what has just happened."""
+
+    async def __call__(self, progress: float, total: float | None = None, message: str | None = None) -> None: ...
 
 
 class Ingest:
@@ -66,6 +73,7 @@ class Ingest:
 
     async def _index(self, file: UploadedFile, index: str, progress: _Progress) -> int:
         """Index one file, all of it or nothing, and return how many chunks it has."""
+        outcome = "not indexed"
         try:
             if file["size"] > INDEX_BYTES:
                 raise LimitError(f"{file['size']} bytes are no document: at most {INDEX_BYTES} are read")
@@ -75,9 +83,11 @@ class Ingest:
                 points = _points(file, document)
                 if not points:
                     raise InvalidArgumentError("there is no text in it")
-                return await self._vectors.upsert(index, points)
+                count = await self._vectors.upsert(index, points)
+                outcome = f"{count} chunks indexed"
+                return count
         finally:
-            await progress.indexed(file)
+            await progress.indexed(file, outcome)
 
 
 def _points(file: UploadedFile, document: Document) -> list[NewPoint]:
@@ -106,10 +116,10 @@ class _Progress:
     def indexing(self, files: Sequence[UploadedFile]) -> None:
         self._done = self._total - sum(file["size"] for file in files)
 
-    async def indexed(self, file: UploadedFile) -> None:
+    async def indexed(self, file: UploadedFile, outcome: str) -> None:
         self._done += file["size"]
-        await self._tell()
+        await self._tell(f"{file['originalName']}: {outcome}")
 
-    async def _tell(self) -> None:
+    async def _tell(self, message: str | None = None) -> None:
         if self._report is not None:
-            await self._report(self._done, self._total)
+            await self._report(self._done, self._total, message)
