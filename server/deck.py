@@ -23,6 +23,7 @@ from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.objects.s3_location import S3Location
 from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.storage.sqlite import Durability, open_database
@@ -47,6 +48,7 @@ from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
+from quarterdeck.tools.uploads.naming import PREFIX as UPLOADS
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
@@ -54,7 +56,7 @@ from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
 from .agent_types import command_types, described
-from .config import Settings, SettingsError, environment_name
+from .config import Settings, SettingsError, environment_name, objects_bucket
 from .directory_lock import shared
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
@@ -135,11 +137,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         vector_store = OnFirstUse(open_vectors)
         stack.push_async_callback(_close_if_opened, vector_store)
         vectors = VectorService(vector_store, OnFirstUse(open_embedder), clock)
-
-        async def open_objects() -> ObjectStore:
-            return LocalObjectStore(data_dir / OBJECTS_FOLDER)
-
-        objects = OnFirstUse(open_objects)
+        bucket = objects_bucket(settings)
+        objects = OnFirstUse(lambda: open_object_store(bucket, data_dir))
         stack.push_async_callback(_close_if_opened, objects)
         uploads = UploadService(objects, settings.upload_roots, clock)
 
@@ -182,7 +181,12 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         status = StatusTools(
             version=version("quarterdeck"),
             about={
-                "backends": {"memory": memory_backend, "runs": "sqlite", "objects": "local", "vectors": "faiss"},
+                "backends": {
+                    "memory": memory_backend,
+                    "runs": "sqlite",
+                    "objects": "s3" if bucket else "local",
+                    "vectors": "faiss",
+                },
                 "flags": {
                     environment_name(name): getattr(settings, name)
                     for name in Settings.model_fields
@@ -358,3 +362,18 @@ def memory_server(url: str) -> type[PostgresMemoryStore | RedisMemoryStore]:
     except ModuleNotFoundError as exc:
         extra = "postgres" if scheme.startswith("postgres") else "redis"
         raise SettingsError(f"QUARTERDECK_MEMORY_URL: {exc}: pip install 'quarterdeck[{extra}]'") from exc
+
+
+async def open_object_store(bucket: S3Location | None, data_dir: Path) -> ObjectStore:
+    """Open the objects in that bucket; None: those in the data directory.
+
+    Raises:
+        StorageError: the bucket or the folder cannot be reached or used.
+    """
+    if bucket is None:
+        return LocalObjectStore(data_dir / OBJECTS_FOLDER)
+    # In a thread: aioboto3 takes some 400 ms, in which other calls go on.
+    await asyncio.to_thread(import_module, "quarterdeck.storage.objects.s3")
+    from quarterdeck.storage.objects.s3 import S3ObjectStore
+
+    return await S3ObjectStore.open(bucket, prefix=UPLOADS)
