@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SecretStr, Tag, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -22,7 +22,10 @@ from pydantic_settings import (
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.objects.s3_location import REGION, S3Location
 from quarterdeck.storage.sqlite import Durability
+from quarterdeck.tools.agents.rights import PermissionMode
+from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType, Name
+from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 
 PREFIX = "QUARTERDECK_"
@@ -55,12 +58,28 @@ def _default_roots() -> list[Path]:
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
 
 
+def _runner(value: Any) -> str:
+    return str(value.get("runner", "process") if isinstance(value, dict) else value.runner)
+
+
+OwnType = Annotated[
+    Annotated[CommandType, Tag("process")] | Annotated[ClaudeType, Tag("claude")] | Annotated[LlmType, Tag("llm")],
+    Discriminator(
+        _runner,
+        custom_error_type="runner",
+        custom_error_message="there is no such runner (valid: process, claude, llm)",
+    ),
+]
+
+
 class AgentsTable(BaseModel):
     """The table `[agents]` of the TOML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    types: dict[Name, CommandType] = Field(default_factory=dict[str, CommandType])
+    types: dict[Name, OwnType] = Field(default_factory=dict[str, OwnType])
+    widest_mode: dict[Name, PermissionMode] = Field(default_factory=dict[str, PermissionMode])
+    """Type -> the permission mode that its agents may be raised to."""
 
 
 def _parse_json(value: Any) -> Any:

@@ -30,10 +30,11 @@ from quarterdeck.storage.sqlite import Durability, open_database
 from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.budget import Ledger
-from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
+from quarterdeck.tools.agents.builtin.catalogue import CREWS
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.children import Subprocesses
+from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
@@ -55,7 +56,7 @@ from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
-from .agent_types import command_types, described
+from .agent_types import own_types, spawnable
 from .config import Settings, SettingsError, environment_name, objects_bucket
 from .directory_lock import shared
 
@@ -101,7 +102,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         SettingsError, StorageError: a setting, the data directory or a store cannot be used.
     """
     clock = clock or SystemClock()
-    commands = command_types(settings)
+    own = own_types(settings)
+    commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -161,9 +163,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runner=ProcessRunner(children, commands),
-            types={**TYPES, **{name: described(name) for name in commands}},
-            restarted={name for name, kind in commands.items() if kind.restart == "on-failure"},
+            runners={"process": ProcessRunner(children, commands)},
+            types=spawnable(settings, own),
             call_deck=call_tool,
             ledger=ledger,
             owner=owner,
@@ -206,7 +207,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 AgentTools(
                     orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
                 ),
-                own_types=list(commands),
+                own_types=list(own),
             ),
             query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
             upload_tools(uploads),

@@ -124,7 +124,7 @@ def _freezing() -> Finding:
 def _settings() -> Iterator[Finding]:
     from quarterdeck.storage.errors import DeckError
 
-    from .agent_types import command_types
+    from .agent_types import own_types
     from .config import load_settings, unknown_variables
     from .deck import prepare_data_dir
 
@@ -132,7 +132,7 @@ def _settings() -> Iterator[Finding]:
         yield Finding("warn", f"{name} is set but means nothing here", "`quarterdeck config` shows the names")
     try:
         settings = load_settings()
-        command_types(settings)
+        own_types(settings)
     except DeckError as exc:
         yield Finding("fail", exc.message, "correct it or remove it: everything has a default")
         return

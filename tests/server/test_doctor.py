@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.server import cli, doctor
+from quarterdeck.server.config import Settings
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.tools.agents import processes
