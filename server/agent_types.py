@@ -3,29 +3,60 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quarterdeck.tools.agents.builtin.base import AgentType
 from quarterdeck.tools.agents.builtin.catalogue import TYPES
+from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType
+from quarterdeck.tools.agents.runners.llm.config import LlmType
+from quarterdeck.tools.agents.types import SpawnableType
 
-from .config import Settings, SettingsError
+from .config import OwnType, Settings, SettingsError
 
 
-def command_types(settings: Settings) -> dict[str, CommandType]:
+def own_types(settings: Settings) -> dict[str, OwnType]:
     """Each type by its name, its `cwd` resolved.
 
     Raises:
         SettingsError: a name is taken, or a folder is not there or not below an allowed root; the text names the key.
     """
     roots = [Path(os.path.realpath(root)) for root in settings.upload_roots]
-    types: dict[str, CommandType] = {}
+    types: dict[str, OwnType] = {}
     for name, kind in settings.agents.types.items():
         if name in TYPES:
             raise SettingsError(f"agents.types.{name}: there is a built-in type of that name; choose another")
-        types[name] = kind.model_copy(update={"cwd": kind.cwd and _folder(f"agents.types.{name}.cwd", kind.cwd, roots)})
+        if isinstance(kind, LlmType) or kind.cwd is None:
+            types[name] = kind
+        else:
+            types[name] = kind.model_copy(update={"cwd": _folder(f"agents.types.{name}.cwd", kind.cwd, roots)})
+    for name in settings.agents.widest_mode:
+        if name not in TYPES and name not in types:
+            raise SettingsError(
+                f"agents.widest_mode.{name}: there is no such type (valid: {', '.join([*TYPES, *types])})"
+            )
     return types
+
+
+def spawnable(settings: Settings, types: Mapping[str, OwnType]) -> dict[str, SpawnableType]:
+    """All types, the built-in ones first. One of the user's own owns the memory namespace and the collection of its
+    own name."""
+    widest = settings.agents.widest_mode
+    kinds = {name: SpawnableType.built_in(kind, widest.get(name)) for name, kind in TYPES.items()}
+    for name, kind in types.items():
+        modelled = not isinstance(kind, CommandType)
+        kinds[name] = SpawnableType(
+            name,
+            kind.runner,
+            owns=frozenset({name}),
+            model=kind.model if modelled else None,
+            models=kind.models if modelled else {},
+            widest=widest.get(name),
+            sandboxed=isinstance(kind, ClaudeType) and kind.sandbox,
+            cwd=None if isinstance(kind, LlmType) else kind.cwd,
+            restarted=isinstance(kind, CommandType) and kind.restart == "on-failure",
+        )
+    return kinds
 
 
 def _folder(key: str, cwd: Path, roots: Sequence[Path]) -> Path:
@@ -36,8 +67,3 @@ def _folder(key: str, cwd: Path, roots: Sequence[Path]) -> Path:
             return folder
     allowed = os.pathsep.join(map(str, roots)) or "none"
     raise SettingsError(f"{key}: {cwd} is no folder below QUARTERDECK_UPLOAD_ROOTS ({allowed})")
-
-
-def described(name: str) -> AgentType:
-    """How the orchestrator sees such a type: it owns the memory namespace and the collection of its own name."""
-    return AgentType(name, name, "configured by the user", {}, owns=frozenset({name}))

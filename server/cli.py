@@ -139,6 +139,8 @@ def _config() -> int:
 def _shown(value: object) -> str:
     """A setting as the environment would spell it, without passwords; agent types by name, as their command lines may
     hold some."""
+    from pydantic import SecretStr
+
     from quarterdeck.storage.remote import without_password
 
     from .config import AgentsTable
@@ -147,6 +149,8 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, list):
         return os.pathsep.join(str(item) for item in cast("list[object]", value))
+    if isinstance(value, SecretStr):
+        return "***"
     if isinstance(value, AgentsTable):
         return ", ".join(value.types)
     if isinstance(value, bool):

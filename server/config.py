@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SecretStr, Tag, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -19,9 +19,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from quarterdeck.storage.errors import DeckError
+from quarterdeck.storage.errors import DeckError, InvalidArgumentError
+from quarterdeck.storage.objects.s3_location import REGION, S3Location
 from quarterdeck.storage.sqlite import Durability
+from quarterdeck.tools.agents.rights import PermissionMode
+from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType, Name
+from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 
 PREFIX = "QUARTERDECK_"
@@ -54,12 +58,28 @@ def _default_roots() -> list[Path]:
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
 
 
+def _runner(value: Any) -> str:
+    return str(value.get("runner", "process") if isinstance(value, dict) else value.runner)
+
+
+OwnType = Annotated[
+    Annotated[CommandType, Tag("process")] | Annotated[ClaudeType, Tag("claude")] | Annotated[LlmType, Tag("llm")],
+    Discriminator(
+        _runner,
+        custom_error_type="runner",
+        custom_error_message="there is no such runner (valid: process, claude, llm)",
+    ),
+]
+
+
 class AgentsTable(BaseModel):
     """The table `[agents]` of the TOML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    types: dict[Name, CommandType] = Field(default_factory=dict[str, CommandType])
+    types: dict[Name, OwnType] = Field(default_factory=dict[str, OwnType])
+    widest_mode: dict[Name, PermissionMode] = Field(default_factory=dict[str, PermissionMode])
+    """Type -> the permission mode that its agents may be raised to."""
 
 
 def _parse_json(value: Any) -> Any:
@@ -102,6 +122,23 @@ class Settings(BaseSettings):
         default="process",
         description="`process`: acknowledged memory and records of agents survive a killed server; "
         "`power`: a loss of power too",
+    )
+    objects_url: str | None = Field(
+        default=None,
+        description="where uploads are kept: `s3://bucket?endpoint=https://host:port&region=us-east-1`; wins over "
+        "`MINIO_ENDPOINT` and `MINIO_BUCKET`",
+    )
+    minio_endpoint: str | None = Field(
+        default=None, validation_alias="MINIO_ENDPOINT", description="`http://…` or `https://…` of an S3 server"
+    )
+    minio_bucket: str = Field(
+        default="aeon-documents", validation_alias="MINIO_BUCKET", description="bucket at `MINIO_ENDPOINT`"
+    )
+    minio_access_key: SecretStr | None = Field(
+        default=None, validation_alias="MINIO_ACCESS_KEY", description="access key for any S3 server, AWS included"
+    )
+    minio_secret_key: SecretStr | None = Field(
+        default=None, validation_alias="MINIO_SECRET_KEY", description="secret key for it; there are no default keys"
     )
     upload_roots: Paths = Field(
         default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
@@ -190,6 +227,27 @@ def environment_name(field: str) -> str:
     """The environment variable that sets `field`."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+
+def objects_bucket(settings: Settings) -> S3Location | None:
+    """The bucket that the settings name; None if they name none.
+
+    Raises:
+        SettingsError: they are not complete or cannot be read; the text holds no key.
+    """
+    url, endpoint = settings.objects_url, settings.minio_endpoint
+    if url is None and endpoint is None:
+        return None
+    name = environment_name("minio_endpoint" if url is None else "objects_url")
+    if settings.minio_access_key is None or settings.minio_secret_key is None:
+        raise SettingsError(f"{name} needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY: there are no default keys")
+    keys = settings.minio_access_key.get_secret_value(), settings.minio_secret_key.get_secret_value()
+    try:
+        return (
+            S3Location(settings.minio_bucket, endpoint, REGION, *keys) if url is None else S3Location.parse(url, *keys)
+        )
+    except InvalidArgumentError as exc:
+        raise SettingsError(f"{name}: {exc.message}") from None
 
 
 def _explain(error: ErrorDetails) -> str:

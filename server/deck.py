@@ -23,16 +23,18 @@ from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.objects.s3_location import S3Location
 from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.storage.sqlite import Durability, open_database
 from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.budget import Ledger
-from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
+from quarterdeck.tools.agents.builtin.catalogue import CREWS
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.children import Subprocesses
+from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
@@ -48,14 +50,15 @@ from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
 from quarterdeck.tools.uploads.ingest import Ingest
+from quarterdeck.tools.uploads.naming import PREFIX as UPLOADS
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
-from .agent_types import command_types, described
-from .config import Settings, SettingsError, environment_name
+from .agent_types import own_types, spawnable
+from .config import Settings, SettingsError, environment_name, objects_bucket
 from .directory_lock import shared
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
@@ -103,7 +106,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         SettingsError, StorageError: a setting, the data directory or a store cannot be used.
     """
     clock = clock or SystemClock()
-    commands = command_types(settings)
+    own = own_types(settings)
+    commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -139,11 +143,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         vector_store = OnFirstUse(open_vectors)
         stack.push_async_callback(_close_if_opened, vector_store)
         vectors = VectorService(vector_store, OnFirstUse(open_embedder), clock)
-
-        async def open_objects() -> ObjectStore:
-            return LocalObjectStore(data_dir / OBJECTS_FOLDER)
-
-        objects = OnFirstUse(open_objects)
+        bucket = objects_bucket(settings)
+        objects = OnFirstUse(lambda: open_object_store(bucket, data_dir))
         stack.push_async_callback(_close_if_opened, objects)
         uploads = UploadService(objects, settings.upload_roots, clock)
         ingest = Ingest(uploads, vectors)
@@ -167,9 +168,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runner=ProcessRunner(children, commands),
-            types={**TYPES, **{name: described(name) for name in commands}},
-            restarted={name for name, kind in commands.items() if kind.restart == "on-failure"},
+            runners={"process": ProcessRunner(children, commands)},
+            types=spawnable(settings, own),
             call_deck=call_tool,
             ledger=ledger,
             owner=owner,
@@ -187,7 +187,12 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         status = StatusTools(
             version=version("quarterdeck"),
             about={
-                "backends": {"memory": memory_backend, "runs": "sqlite", "objects": "local", "vectors": "faiss"},
+                "backends": {
+                    "memory": memory_backend,
+                    "runs": "sqlite",
+                    "objects": "s3" if bucket else "local",
+                    "vectors": "faiss",
+                },
                 "flags": {
                     environment_name(name): getattr(settings, name)
                     for name in Settings.model_fields
@@ -207,7 +212,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 AgentTools(
                     orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
                 ),
-                own_types=list(commands),
+                own_types=list(own),
             ),
             query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
             upload_tools(uploads, ingest),
@@ -363,3 +368,18 @@ def memory_server(url: str) -> type[PostgresMemoryStore | RedisMemoryStore]:
     except ModuleNotFoundError as exc:
         extra = "postgres" if scheme.startswith("postgres") else "redis"
         raise SettingsError(f"QUARTERDECK_MEMORY_URL: {exc}: pip install 'quarterdeck[{extra}]'") from exc
+
+
+async def open_object_store(bucket: S3Location | None, data_dir: Path) -> ObjectStore:
+    """Open the objects in that bucket; None: those in the data directory.
+
+    Raises:
+        StorageError: the bucket or the folder cannot be reached or used.
+    """
+    if bucket is None:
+        return LocalObjectStore(data_dir / OBJECTS_FOLDER)
+    # In a thread: aioboto3 takes some 400 ms, in which other calls go on.
+    await asyncio.to_thread(import_module, "quarterdeck.storage.objects.s3")
+    from quarterdeck.storage.objects.s3 import S3ObjectStore
+
+    return await S3ObjectStore.open(bucket, prefix=UPLOADS)

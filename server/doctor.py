@@ -17,7 +17,12 @@ from contextlib import closing
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:  # the packages may be missing
+    from quarterdeck.storage.objects.s3_location import S3Location
+
+    from .config import Settings
 
 PYTHON = (3, 11)
 SQLITE = (3, 37, 0)  # the first with STRICT tables
@@ -119,7 +124,7 @@ def _freezing() -> Finding:
 def _settings() -> Iterator[Finding]:
     from quarterdeck.storage.errors import DeckError
 
-    from .agent_types import command_types
+    from .agent_types import own_types
     from .config import load_settings, unknown_variables
     from .deck import prepare_data_dir
 
@@ -127,7 +132,7 @@ def _settings() -> Iterator[Finding]:
         yield Finding("warn", f"{name} is set but means nothing here", "`quarterdeck config` shows the names")
     try:
         settings = load_settings()
-        command_types(settings)
+        own_types(settings)
     except DeckError as exc:
         yield Finding("fail", exc.message, "correct it or remove it: everything has a default")
         return
@@ -138,7 +143,7 @@ def _settings() -> Iterator[Finding]:
         yield Finding("fail", exc.message, "set QUARTERDECK_DATA_DIR to a folder that you may write to")
         return
     yield Finding("ok", f"data directory {data_dir} can be written")
-    yield from _backends(data_dir, settings.memory_url)
+    yield from _backends(data_dir, settings)
 
 
 def _upload_roots(roots: Sequence[Path]) -> Finding:
@@ -150,14 +155,14 @@ def _upload_roots(roots: Sequence[Path]) -> Finding:
     return Finding("ok", f"uploads may come from {', '.join(map(str, roots))}")
 
 
-def _backends(data_dir: Path, memory_url: str | None) -> Iterator[Finding]:
+def _backends(data_dir: Path, settings: Settings) -> Iterator[Finding]:
     from quarterdeck.storage.runs.sqlite import MIGRATIONS as RUNS
     from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 
-    yield _memory(data_dir, memory_url)
+    yield _memory(data_dir, settings.memory_url)
     yield _database("runs", data_dir / "runs.db", len(RUNS))
     yield _database("vectors", data_dir / "vectors.db", len(VECTORS))
-    yield _objects(data_dir / "objects")
+    yield _objects(data_dir / "objects", settings)
 
 
 def _memory(data_dir: Path, url: str | None) -> Finding:
@@ -196,10 +201,30 @@ def _database(name: str, path: Path, newest: int) -> Finding:
     return Finding("ok", f"{name}: {path.name} is sound")
 
 
-def _objects(folder: Path) -> Finding:
+def _objects(folder: Path, settings: Settings) -> Finding:
+    from quarterdeck.storage.errors import DeckError
+
+    from .config import objects_bucket
+
+    try:
+        bucket = objects_bucket(settings)
+        if bucket is not None:
+            asyncio.run(_reach(bucket))
+            return Finding("ok", f"objects: {bucket} can be used")
+    except DeckError as exc:
+        return Finding(
+            "fail", f"objects: {exc.message}", "start that server, or correct QUARTERDECK_OBJECTS_URL or MINIO_*"
+        )
     if not folder.exists():
         return Finding("ok", f"objects: {folder.name} will be made at its first use")
     if not (folder.is_dir() and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
         return Finding("fail", f"objects: {folder} cannot be used", "make it a folder that you may write to")
     count = sum(not entry.name.startswith(".") for entry in folder.iterdir())
     return Finding("ok", f"objects: {count} uploads")
+
+
+async def _reach(bucket: S3Location) -> None:
+    """Raises StorageError: the bucket cannot be used."""
+    from quarterdeck.storage.objects.s3_bucket import S3Bucket
+
+    await (await S3Bucket.open(bucket)).close()

@@ -43,9 +43,14 @@ class S3ObjectStore:
         self._describing = asyncio.Semaphore(DESCRIBED_AT_ONCE)
 
     @classmethod
-    async def open(cls, location: S3Location, deadline: float = REQUEST_DEADLINE) -> Self:
-        """Connect; raises and takes the deadline as `S3Bucket.open`."""
-        return cls(await S3Bucket.open(location, deadline))
+    async def open(cls, location: S3Location, prefix: str, deadline: float = REQUEST_DEADLINE) -> Self:
+        """Connect, and abort what dead processes left half-uploaded under keys that start with `prefix`.
+
+        Takes the deadline and raises as `S3Bucket.open`.
+        """
+        store = cls(await S3Bucket.open(location, deadline))
+        await store._left_over.abort_abandoned(prefix)
+        return store
 
     async def put(
         self,
@@ -98,7 +103,8 @@ class S3ObjectStore:
     async def _read(self, key: str, byte_range: str) -> bytes:
         answer = await self._bucket.client.get_object(Bucket=self._bucket.name, Key=key, Range=byte_range)
         async with answer["Body"] as body:
-            return await body.read()
+            contents: bytes = await body.read()
+        return contents
 
     async def list(self, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
         found: list[ObjectInfo] = []
@@ -115,7 +121,7 @@ class S3ObjectStore:
             after = keys[-1]
         return found
 
-    async def _describe(self, keys: Sequence[str]) -> list[ObjectInfo]:
+    async def _describe(self, keys: Sequence[str]) -> Sequence[ObjectInfo]:
         """All that are still there."""
         infos: dict[str, ObjectInfo | None] = {}
 

@@ -13,7 +13,9 @@ import base64
 import hashlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -28,12 +30,13 @@ if TYPE_CHECKING:
 
 PART_BYTES = 8 << 20
 CLEANUP_TIMEOUT = 10.0  # seconds
+ABANDONED_AFTER = timedelta(days=1)
 MARK, SHA256 = "put", "sha256"  # names in the metadata
 NOT_CREATED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload"}
 
 
 class LeftOver:
-    """Multipart uploads that could not be aborted when they failed."""
+    """Multipart uploads that nobody will complete: the server keeps their parts until they are aborted."""
 
     def __init__(self, bucket: S3Bucket) -> None:
         self._bucket = bucket
@@ -43,6 +46,18 @@ class LeftOver:
         """Take the parts of an upload back, now or before a later put."""
         self._uploads.add((key, upload))
         await self.clear()
+
+    async def abort_abandoned(self, prefix: str) -> None:
+        """Abort those that began long ago, where the server lets us see them. Their processes are dead."""
+        with suppress(S3Error):
+            found = await self._bucket.ask(
+                self._bucket.client.list_multipart_uploads(Bucket=self._bucket.name, Prefix=prefix)
+            )
+            now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])  # by the server's clock
+            for upload in found.get("Uploads", []):
+                if "Initiated" in upload and now - upload["Initiated"] >= ABANDONED_AFTER:
+                    self._uploads.add((upload.get("Key", ""), upload.get("UploadId", "")))
+            await self.clear()
 
     async def clear(self) -> None:
         """Try all of them; those that fail stay."""

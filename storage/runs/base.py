@@ -51,6 +51,8 @@ class Agent:
     budget: dict[str, Json] = field(default_factory=dict[str, Json])
     spent: dict[str, Json] = field(default_factory=dict[str, Json])  # by its ended queries
     error: str | None = None
+    cwd: str | None = None
+    session: str | None = None  # what its runner can bring it back from
 
 
 @dataclass(slots=True)

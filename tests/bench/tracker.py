@@ -19,7 +19,8 @@ from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.budget import Ledger
 from quarterdeck.tools.agents.builtin.catalogue import TYPES
-from quarterdeck.tools.agents.orchestrator import Orchestrator, SpawnRequest
+from quarterdeck.tools.agents.live import SpawnRequest
+from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor
 from quarterdeck.tools.agents.tracker import Tracker
@@ -99,5 +100,5 @@ async def _spawn(orchestrator: Orchestrator) -> float:
     results = await orchestrator.spawn(requests, batch_size=AGENTS)
     seconds = perf_counter() - began
     assert all(result.spawned for result in results)
-    await orchestrator.stop([live.row.id for live in orchestrator.live], grace=1)
+    await orchestrator.stop([live.row.id for live in orchestrator.agents.all()], grace=1)
     return seconds

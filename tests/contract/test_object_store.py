@@ -23,7 +23,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     opened: ObjectStore
     if request.param == "s3":
         server: SeaweedServer = request.getfixturevalue("s3_server")
-        opened = await S3ObjectStore.open(server.location(server.new_bucket()))
+        opened = await S3ObjectStore.open(server.location(server.new_bucket()), prefix="uploads/")
     else:
         opened = LocalObjectStore(tmp_path / "objects")
     yield opened

@@ -12,8 +12,8 @@ from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.runs.base import Agent, ProcessId
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.tools.agents.budget import Ledger
-from quarterdeck.tools.agents.builtin.base import AgentType, Capability
-from quarterdeck.tools.agents.orchestrator import Orchestrator, SpawnRequest
+from quarterdeck.tools.agents.live import SpawnRequest
+from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.base import (
     AgentDiedError,
@@ -25,6 +25,7 @@ from quarterdeck.tools.agents.runners.base import (
     WorkCancelledError,
 )
 from quarterdeck.tools.agents.tracker import Tracker
+from quarterdeck.tools.agents.types import SpawnableType
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.queries.manager import QueryManager
 from tests.clock import ManualClock
@@ -32,7 +33,7 @@ from tests.ready import ready
 
 OWNER = ProcessId("host", "boot", 10, 1.5)
 DEAD = ProcessId(socket.gethostname(), "an earlier boot", 77, 1.0)
-WORKER = AgentType("worker", "Worker", "works", {"toil": Capability("toil.toil", {})}, owns=frozenset({"work"}))
+WORKER = SpawnableType("worker", capabilities=["toil"], owns=frozenset({"work"}))
 
 
 class FakeAgent:
@@ -154,7 +155,7 @@ class Bridge:
             runs=self.runs,
             tracker=self.tracker,
             clock=self.clock,
-            runner=self.runner,
+            runners={"process": self.runner},
             types={"worker": WORKER},
             call_deck=self.call,
             ledger=self.ledger,

@@ -11,7 +11,7 @@ import pytest
 from quarterdeck.storage.errors import ConflictError, LimitError
 from quarterdeck.storage.runs.base import Agent, Query
 from quarterdeck.tools.agents.budget import total, used_up
-from quarterdeck.tools.agents.orchestrator import SpawnRequest
+from quarterdeck.tools.agents.live import SpawnRequest
 from tests.until import until
 
 from .fakes import Bridge, FakeAgent

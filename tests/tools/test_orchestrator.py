@@ -11,7 +11,8 @@ import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError, StorageError
 from quarterdeck.storage.runs.base import Agent, ProcessId, Query
-from quarterdeck.tools.agents.orchestrator import SpawnRequest, SpawnResult
+from quarterdeck.tools.agents.live import SpawnRequest
+from quarterdeck.tools.agents.orchestrator import SpawnResult
 from tests.tools.fakes import DEAD, Bridge
 from tests.until import until
 
@@ -109,7 +110,7 @@ async def test_a_cancelled_spawn_leaves_no_agent(bridge: Bridge) -> None:
     spawning.cancel()
     await asyncio.wait([spawning])
     assert spawning.cancelled()
-    await until(lambda: not bridge.orchestrator.live)
+    await until(lambda: not bridge.orchestrator.agents.all())
     await bridge.orchestrator.close()
     rows = (await bridge.runs.list_agents()).rows
     assert [(row.name, row.status, row.error) for row in rows] == [
@@ -136,7 +137,7 @@ async def test_a_stop_whose_caller_is_cancelled_goes_on(bridge: Bridge, monkeypa
     await asyncio.wait([stopping])
     go_on.set()
     await until(lambda: has_ended(bridge, agent.id))
-    assert (await bridge.orchestrator.row(agent.id)).status == "stopped"
+    assert (await bridge.orchestrator.agents.row(agent.id)).status == "stopped"
 
 
 async def test_an_end_that_the_store_did_not_take_is_told_and_kept_later(
@@ -150,9 +151,9 @@ async def test_an_end_that_the_store_did_not_take_is_told_and_kept_later(
     with monkeypatch.context() as patch:
         patch.setattr(bridge.runs, "put_agent", full)
         fake.die("killed")
-        await until(lambda: not bridge.orchestrator.live)
+        await until(lambda: not bridge.orchestrator.agents.all())
         await bridge.orchestrator.tick()
-        assert (await bridge.orchestrator.row(agent.id)).status == "failed"
+        assert (await bridge.orchestrator.agents.row(agent.id)).status == "failed"
     await bridge.orchestrator.tick()
     kept = await bridge.runs.get_agent(agent.id)
     assert kept is not None
@@ -193,14 +194,14 @@ async def test_an_agent_that_dies_by_itself_is_failed_with_its_reason(bridge: Br
     agent, fake = await bridge.spawn()
     fake.die("the worker exited with code 3")
     await until(lambda: has_ended(bridge, agent.id))
-    row = await bridge.orchestrator.row(agent.id)
+    row = await bridge.orchestrator.agents.row(agent.id)
     assert (row.status, row.error) == ("failed", "the worker exited with code 3")
     with pytest.raises(ConflictError, match="is failed; start a new one"):
         await bridge.orchestrator.get(agent.id)
 
 
 async def has_ended(bridge: Bridge, agent_id: str) -> bool:
-    return (await bridge.orchestrator.row(agent_id)).ended_at is not None
+    return (await bridge.orchestrator.agents.row(agent_id)).ended_at is not None
 
 
 async def test_unknown_and_foreign_agents_are_refused_before_anything_ends(bridge: Bridge) -> None:
@@ -212,11 +213,11 @@ async def test_unknown_and_foreign_agents_are_refused_before_anything_ends(bridg
         await bridge.orchestrator.stop([agent.id, "nobody"], grace=0)
     with pytest.raises(ConflictError, match="the server with pid 99"):
         await bridge.orchestrator.stop([agent.id, "other"], grace=0)
-    assert [live.row.id for live in bridge.orchestrator.live] == [agent.id]
+    assert [live.row.id for live in bridge.orchestrator.agents.all()] == [agent.id]
     with pytest.raises(ConflictError, match=r"lost its server \(pid 77\)"):
         await bridge.orchestrator.get("lost")
     assert await bridge.recovery.recover() == 1
-    assert (await bridge.orchestrator.row("other")).status == "idle"
+    assert (await bridge.orchestrator.agents.row("other")).status == "idle"
 
 
 async def test_an_idle_agent_stops_after_its_time(tmp_path: Path) -> None:
@@ -224,16 +225,16 @@ async def test_an_idle_agent_stops_after_its_time(tmp_path: Path) -> None:
     agent, _ = await bridge.spawn()
     bridge.clock.advance(59)
     await bridge.orchestrator.tick()
-    assert len(bridge.orchestrator.live) == 1
+    assert len(bridge.orchestrator.agents.all()) == 1
     bridge.clock.advance(1)
     await bridge.orchestrator.tick()
-    assert (await bridge.orchestrator.row(agent.id)).status == "stopped"
+    assert (await bridge.orchestrator.agents.row(agent.id)).status == "stopped"
     await bridge.close()
 
 
 async def test_a_working_agent_is_measured_every_fifteen_seconds(bridge: Bridge) -> None:
     agent, _ = await bridge.spawn()
-    [live] = bridge.orchestrator.live
+    [live] = bridge.orchestrator.agents.all()
     await bridge.orchestrator.set_busy(live, "q")
     for _ in range(31):
         await bridge.orchestrator.tick()
@@ -285,9 +286,9 @@ async def test_what_a_dead_server_left_is_marked_interrupted(bridge: Bridge) -> 
     await bridge.runs.put_agent(Agent("ghost", "worker", "g", "process", DEAD, 1, status="busy", process=DEAD))
     await bridge.runs.put_agent(Agent("old", "worker", "g", "process", DEAD, 1, status="stopped"))
     assert await bridge.recovery.recover() == 1
-    ghost = await bridge.orchestrator.row("ghost")
+    ghost = await bridge.orchestrator.agents.row("ghost")
     assert (ghost.status, ghost.ended_at) == ("interrupted", bridge.clock.now())
-    assert (await bridge.orchestrator.row("old")).status == "stopped"
+    assert (await bridge.orchestrator.agents.row("old")).status == "stopped"
     assert await bridge.recovery.recover() == 0
 
 

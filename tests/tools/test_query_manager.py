@@ -325,7 +325,7 @@ async def test_a_query_terminated_in_the_queue_as_its_turn_comes_ends_once(bridg
     fake.finish()
     await terminating
     await finished(bridge, "q", "second")
-    [live] = bridge.orchestrator.live
+    [live] = bridge.orchestrator.agents.all()
     await until(lambda: live.row.status == "idle" and not live.turn.locked())
     assert live.waiting == 0
 
@@ -479,7 +479,7 @@ async def test_a_query_terminated_while_its_agent_restarts_stays_terminated(tmp_
     fresh.finish()
     await finished(bridge, "next")
     assert (query.status, query.started_at, query.ended_at) == ("terminated", None, ended_at)
-    [live] = bridge.orchestrator.live
+    [live] = bridge.orchestrator.agents.all()
     assert live.waiting == 0
     assert await bridge.runs.get_query("q") == query
     await bridge.close()

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 from quarterdeck.storage.errors import DeniedError
 
 from .tracker import RECORDS
+from .types import SpawnableType
 
-PermissionMode = Literal["plan", "default", "acceptEdits"]
+PermissionMode = Literal["plan", "default", "acceptEdits", "bypassPermissions"]
 MODES: tuple[str, ...] = get_args(PermissionMode)
 """From the narrowest to the widest."""
 
@@ -66,6 +67,29 @@ def lower(wanted: str | None, granted: str) -> str:
     """
     if wanted is None:
         return granted
-    if MODES.index(wanted) > MODES.index(granted):
+    if is_wider(wanted, granted):
         raise DeniedError(f"permission mode {wanted} is wider than the agent's {granted}; spawn an agent that has it")
     return wanted
+
+
+def is_wider(mode: str, than: str) -> bool:
+    return MODES.index(mode) > MODES.index(than)
+
+
+def refuse_wider(mode: str, kind: SpawnableType) -> None:
+    """Whether agents of the type may have `mode` at all.
+
+    Agents on a model act on the user's own files, so that more than `default` is for the configuration to allow; a
+    built-in worker has only the deck, where whoever spawns it may let it write anywhere (acceptEdits).
+
+    Raises:
+        DeniedError: no; the text names the setting.
+    """
+    free = "acceptEdits" if kind.runner == "process" else "default"
+    if is_wider(mode, free) and is_wider(mode, kind.widest or free):
+        raise DeniedError(
+            f"permission mode {mode} is wider than agents of type {kind.name} may have; "
+            f'the user can allow it: [agents.widest_mode] {kind.name} = "{mode}"'
+        )
+    if mode == "bypassPermissions" and not kind.sandboxed:
+        raise DeniedError(f"permission mode bypassPermissions needs a sandbox, and type {kind.name} has none")

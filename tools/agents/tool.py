@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,7 +17,8 @@ from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool
 from .budget import Budget
 from .builtin.base import CrewMember
 from .builtin.catalogue import CREWS, TYPES
-from .orchestrator import LiveAgent, Orchestrator, SpawnRequest, SpawnResult
+from .live import LiveAgent, SpawnRequest
+from .orchestrator import Orchestrator, SpawnResult
 from .rights import PermissionMode
 from .runners.base import MAX_PROMPT
 
@@ -39,6 +41,9 @@ class AgentArguments(Arguments):
         None, min_length=1, max_length=MAX_PROMPT, description="work to start with, as in query_start"
     )
     permission_mode: PermissionMode = "default"
+    runner: str | None = Field(None, max_length=20, description="only to be sure: the type's own")
+    model: str | None = Field(None, min_length=1, max_length=200, description="small, medium, large or the type's own")
+    cwd: str | None = Field(None, min_length=1, description="folder below the type's own")
     budget: Annotated[Budget | None, FromJsonText] = Field(None, description="for all its queries together")
 
 
@@ -100,6 +105,7 @@ class AgentEntry(TypedDict, total=False):
     priority: str
     capabilities: list[str]
     runner: str
+    model: str | None
     permissionMode: str
     queryId: str | None
     pid: int | None
@@ -199,6 +205,9 @@ class AgentTools:
                     one.capabilities,
                     one.budget.amounts() if one.budget else {},
                     one.task,
+                    one.runner,
+                    one.model,
+                    Path(one.cwd) if one.cwd is not None else None,
                 )
                 for one in arguments.agents
             ]
@@ -227,11 +236,11 @@ class AgentTools:
         return shown
 
     async def list(self, arguments: ListArguments, _call: Call) -> ListAnswer:
-        live = {agent.row.id: agent for agent in self._orchestrator.live}
+        live = {agent.row.id: agent for agent in self._orchestrator.agents.all()}
         if arguments.agent_id is not None:
             if (arguments.status, arguments.cursor) != (None, None):
                 raise InvalidArgumentError("agentId: names one agent; status and cursor are for lists without it")
-            row = await self._orchestrator.row(arguments.agent_id)
+            row = await self._orchestrator.agents.row(arguments.agent_id)
             entry = self._entry(row, live.get(row.id))
             if arguments.include_history:
                 entry["history"] = [_event(event) for event in await self._runs.list_events(row.id)]
@@ -252,7 +261,7 @@ class AgentTools:
         }
 
     def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
-        row = self._orchestrator.latest(row)
+        row = self._orchestrator.agents.latest(row)
         usage = live.handle.usage() if live else None
         process = live.handle.process if live else row.process
         return {
@@ -263,6 +272,7 @@ class AgentTools:
             "priority": row.priority,
             "capabilities": row.capabilities,
             "runner": row.runner,
+            "model": row.model,
             "permissionMode": row.permission_mode,
             "queryId": live.query_id if live else None,
             "pid": process.pid if process else None,
@@ -279,8 +289,8 @@ class AgentTools:
     async def stop(self, arguments: StopArguments, _call: Call) -> StopAnswer:
         if arguments.all == (arguments.agent_ids is not None):
             raise InvalidArgumentError("give either agentIds or all=true; agents_list shows the live agents")
-        ids = arguments.agent_ids or [agent.row.id for agent in self._orchestrator.live]
-        before = {agent.row.id for agent in self._orchestrator.live}
+        ids = arguments.agent_ids or [agent.row.id for agent in self._orchestrator.agents.all()]
+        before = {agent.row.id for agent in self._orchestrator.agents.all()}
         statuses = await self._orchestrator.stop(ids, arguments.grace)
         return {
             "success": True,

@@ -9,7 +9,7 @@ from typing import Any
 from quarterdeck.storage.runs.base import Query
 
 from ..agents.budget import Amounts
-from ..agents.orchestrator import LiveAgent
+from ..agents.live import LiveAgent
 
 Json = Any
 

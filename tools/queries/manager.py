@@ -21,7 +21,8 @@ from quarterdeck.storage.runs.base import LIVE_QUERY, Audit, Query, QueryStatus,
 
 from ..agents import processes
 from ..agents.budget import PAUSES, Amounts, Ledger, figures
-from ..agents.orchestrator import LiveAgent, Orchestrator
+from ..agents.live import LiveAgent
+from ..agents.orchestrator import Orchestrator
 from ..agents.rights import lower
 from ..agents.runners.base import AgentDiedError, Outcome, Work, WorkCancelledError, WorkError
 from ..agents.tracker import Tracker

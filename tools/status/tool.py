@@ -71,7 +71,7 @@ class StatusTools:
             "performance": {
                 "memoryBytes": self._process.memory_info().rss,
                 "cpuSeconds": round(times.user + times.system, 3),
-                "agentsAlive": len(self._orchestrator.live),
+                "agentsAlive": len(self._orchestrator.agents),
                 "queries": await self._queries.count(),
                 "calls": self._meter.report(),
             },

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from typing_extensions import TypedDict
 
+from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.storage.runs.base import ProcessId
 
 Json = Any
@@ -22,6 +23,11 @@ OnProgress = Callable[[dict[str, Json]], None]
 
 OnUsage = Callable[[dict[str, float]], None]
 """Receives what the work has used so far: `tokens` and `usd`, as far as the agent knows them."""
+
+PauseLevel = Literal["hold", "freeze", "interrupt"]
+"""hold parks at the next boundary, freeze stops the whole process tree, interrupt aborts the turn (lossy)."""
+
+Control = Literal["pause", "resume", "terminate", "change_model", "change_permissions", "execute_command"]
 
 
 class WorkError(Exception):
@@ -46,6 +52,9 @@ class AgentSpec:
     folder: str  # of the deck's own, 0700, shared by the agents of this type: the one place that is theirs to write to
     capabilities: Sequence[str] = ()
     permission_mode: str = "default"
+    model: str | None = None  # as the runner names it; None: the type's own
+    cwd: str | None = None  # where it works, below what the type's config allows; None: as the config says
+    session: str | None = None  # of an earlier start, to go on with
 
 
 class Outcome(TypedDict, total=False):
@@ -53,11 +62,21 @@ class Outcome(TypedDict, total=False):
 
     status: Literal["applied", "pending", "queued", "unsupported", "denied", "failed"]
     effectiveAt: Literal["now", "next_boundary", "next_request", "next_turn"]
-    level: Literal["hold", "freeze", "interrupt"] | None
+    level: PauseLevel | None
     lossless: bool
     reason: str | None
     alternatives: list[str]
     observed: dict[str, Json]
+
+
+def unsupported(reason: str, *alternatives: str) -> Outcome:
+    """What a runner answers that cannot do it."""
+    return {"status": "unsupported", "reason": reason, "alternatives": list(alternatives)}
+
+
+def unknown_command(name: str, known: Iterable[str]) -> InvalidArgumentError:
+    """What a runner raises that knows no command of that name."""
+    return InvalidArgumentError(f"unknown command {name!r} (valid: {', '.join(known) or 'none'})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +89,19 @@ class Usage:
 
 @dataclass(slots=True)
 class Work:
-    """One query as a runner sees it."""
+    """One query as a runner sees it. What it calls back may be called from the event loop only."""
 
     id: str
     prompt: str
     on_progress: OnProgress = field(repr=False)
     on_usage: OnUsage = field(repr=False)
+    on_model: Callable[[str], None] = field(repr=False)  # the model that was seen at work
+    on_session: Callable[[str], None] = field(repr=False)  # what a later start can go on with
+    before_request: Callable[[], Awaitable[None]] = field(repr=False)
+    """Awaited before each request that spends; returns once the budget allows it."""
+    model: str | None = None
+    permission_mode: str = "default"
+    resumed: bool = False  # the session has begun it: it is to go on, not to begin anew
 
 
 class AgentHandle(Protocol):
@@ -100,9 +126,31 @@ class AgentHandle(Protocol):
         """Ask the agent to leave the work at its next safe point."""
         ...
 
-    async def pause(self) -> Outcome: ...
+    @property
+    def levels(self) -> Sequence[PauseLevel]:
+        """How it can be paused; the first is the default, the strongest that loses nothing."""
+        ...
 
-    async def resume(self) -> Outcome: ...
+    async def pause(self, level: PauseLevel) -> Outcome:
+        """Pause the work at one of `levels`; returns when that was observed, however long it takes, or when it cannot
+        be. Work that came to its end meanwhile is paused: nobody takes its result before the resume."""
+        ...
+
+    async def resume(self) -> Outcome:
+        """Let the work go on; a `pause` that still waits for its boundary fails then."""
+        ...
+
+    async def set_model(self, model: str) -> Outcome:
+        """Change the model of the running work; what was seen of it comes by `Work.on_model`."""
+        ...
+
+    async def set_permissions(self, mode: str) -> Outcome:
+        """Change what the running work may do. Who may ask for it was checked before."""
+        ...
+
+    async def execute_command(self, command: str) -> Outcome:
+        """Run a command that the type or the session knows by this name; its output is in `observed`."""
+        ...
 
     async def end(self, grace: float) -> None:
         """End the agent and everything it started; returns when nothing is left."""

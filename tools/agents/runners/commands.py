@@ -46,16 +46,16 @@ class CommandType(BaseModel):
             raise ValueError("restart is for protocol jsonl; with plain every query starts the command anew")
         return self
 
-    def order(self, folder: str) -> Order:
-        """What worker/launch.py is to run; `folder` is the type's own."""
+    def order(self, cwd: str | None, command: CommandLine | None = None) -> Order:
+        """What worker/launch.py is to run in `cwd`: an agent, or a `command` for one."""
         bounds = {
             "RLIMIT_AS": self.limits.memory_mb and self.limits.memory_mb << 20,
             "RLIMIT_NOFILE": self.limits.open_files,
         }
         passed = {name: os.environ[name] for name in self.env if name in os.environ}
         return {
-            "command": self.command,
-            "cwd": str(self.cwd or folder),
+            "command": command or self.command,
+            "cwd": cwd,
             "env": harmless_environment() | passed,
             "limits": {name: bound for name, bound in bounds.items() if bound is not None},
         }

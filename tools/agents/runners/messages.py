@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 MAX_DEPTH = 100  # levels of lists and objects in a result; what is deeper cannot be kept
 MAX_ERROR = 4_000  # characters of an error that are kept
@@ -39,6 +39,14 @@ def take(message: Mapping[str, Any], name: str, wanted: type) -> Any:
     if name in message and isinstance(message[name], wanted):
         return message[name]
     raise ValueError(f"{message.get('type', 'a message')} without {'a valid ' if name in message else ''}'{name}'")
+
+
+def controls(message: Mapping[str, Any]) -> list[str]:
+    """What a worker that is ready can do beside the protocol's own: `hold`, `set_model`. Raises ValueError."""
+    names = message.get("controls") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in cast("list[Any]", names)):
+        raise ValueError("ready whose 'controls' is no list of texts")
+    return cast("list[str]", names)
 
 
 def progress(message: Mapping[str, Any]) -> dict[str, Any]:

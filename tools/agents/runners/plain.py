@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -12,8 +13,9 @@ from quarterdeck.storage.runs.base import ProcessId
 
 from .. import processes
 from . import trees
-from .base import AgentDiedError, Outcome, Usage, Work, WorkCancelledError, WorkError
+from .base import AgentDiedError, Outcome, PauseLevel, Usage, Work, WorkCancelledError, WorkError, unsupported
 from .children import Child, Children
+from .command_runs import Commands
 from .commands import CommandType
 from .ends import DRAIN_TIMEOUT, LastWords, WallTime
 
@@ -24,10 +26,11 @@ END_GRACE = 1.0  # seconds from SIGTERM to SIGKILL for a command whose work is g
 class PlainAgent:
     """The prompt goes to stdin; the answer is the text on stdout, once the command has exited with code 0."""
 
-    def __init__(self, children: Children, command: CommandType, folder: str) -> None:
+    def __init__(self, children: Children, command: CommandType, cwd: str, commands: Commands) -> None:
         self._children = children
         self._command = command
-        self._folder = folder
+        self._cwd = cwd
+        self._commands = commands
         self._wall = WallTime(command.limits.wall)
         self._root: psutil.Process | None = None
         self._given_up: str | None = None  # the work that was cancelled
@@ -45,7 +48,7 @@ class PlainAgent:
         """See AgentHandle.run."""
         self._check(work)
         try:
-            child = await self._children.start(self._command.order(self._folder), limit=CHUNK)
+            child = await self._children.start(self._command.order(self._cwd), limit=CHUNK)
         except OSError as exc:
             raise WorkError(f"{self._command.command[0]} could not be started: {exc}") from None
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
@@ -108,7 +111,10 @@ class PlainAgent:
         self._given_up = work_id
         await self._end_process(END_GRACE)
 
-    async def pause(self) -> Outcome:
+    levels: Sequence[PauseLevel] = ("freeze",)
+
+    async def pause(self, level: PauseLevel) -> Outcome:
+        del level  # there is one
         if self._root is None:
             return {
                 "status": "failed",
@@ -129,6 +135,17 @@ class PlainAgent:
             }
         self._wall.go_on()
         return await trees.resume(self._root)
+
+    async def set_model(self, model: str) -> Outcome:
+        del model
+        return unsupported("a command has no model", "terminate")
+
+    async def set_permissions(self, mode: str) -> Outcome:
+        del mode
+        return unsupported("a plain command makes no calls that a permission mode could bind", "terminate")
+
+    async def execute_command(self, command: str) -> Outcome:
+        return await self._commands.run(command)
 
     async def end(self, grace: float) -> None:
         if not self._ended.done():

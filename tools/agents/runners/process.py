@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import psutil
@@ -25,15 +25,20 @@ from .base import (
     CallDeck,
     Json,
     Outcome,
+    PauseLevel,
     Usage,
     Work,
     WorkCancelledError,
     WorkError,
+    unsupported,
 )
 from .children import Child, Children, Order
+from .command_runs import Commands
 from .commands import CommandType
 from .ends import DRAIN_TIMEOUT, LastWords, WallTime
+from .parking import Parking
 from .plain import PlainAgent
+from .record import Record
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,7 @@ PROTOCOL = 1
 READY_TIMEOUT = 20.0  # seconds; a loaded machine may need many times the usual 2 ms
 MAX_LINE = 16 << 20  # bytes of one message from a worker
 OPEN_CALLS = 16  # calls of a worker that are served at a time; whoever makes more is not listened to meanwhile
+MAX_MODEL = 200  # characters of a model's name
 LEAVE_GRACE = 2.0  # seconds for a worker to leave work whose time is used up
 
 
@@ -55,18 +61,26 @@ class ProcessRunner:
         """See Runner.start."""
         command = self._commands.get(spec.type)
         if command is None:
-            return await self._start({"type": spec.type}, spec, call, MAX_LINE, None)
+            return await self._start({"type": spec.type}, spec, call, MAX_LINE, None, None)
+        commands = Commands(self._children, command, spec.cwd or spec.folder)
         if command.protocol == "plain":
-            return PlainAgent(self._children, command, spec.folder)
+            return PlainAgent(self._children, command, spec.cwd or spec.folder, commands)
         limits = command.limits
-        return await self._start(command.order(spec.folder), spec, call, limits.output_kb << 10, limits.wall)
+        order = command.order(spec.cwd or spec.folder)
+        return await self._start(order, spec, call, limits.output_kb << 10, limits.wall, commands)
 
     async def _start(
-        self, order: Order, spec: AgentSpec, call: CallDeck, max_line: int, wall: float | None
+        self,
+        order: Order,
+        spec: AgentSpec,
+        call: CallDeck,
+        max_line: int,
+        wall: float | None,
+        commands: Commands | None,
     ) -> ProcessAgent:
         child = await self._children.start(order, limit=max_line)
         try:
-            agent = ProcessAgent(child, call, max_line, wall)
+            agent = ProcessAgent(child, call, max_line, wall, commands)
         except psutil.NoSuchProcess:  # it has ended already
             words = LastWords()
             await asyncio.wait([asyncio.create_task(words.collect(child.stderr))], timeout=DRAIN_TIMEOUT)
@@ -88,8 +102,11 @@ class ProcessRunner:
 class ProcessAgent:
     """A worker process and the conversation with it."""
 
-    def __init__(self, child: Child, call: CallDeck, max_line: int, wall: float | None) -> None:
-        """`max_line` is the most bytes of one message, `wall` the seconds that a query may take.
+    def __init__(
+        self, child: Child, call: CallDeck, max_line: int, wall: float | None, commands: Commands | None
+    ) -> None:
+        """`max_line` is the most bytes of one message, `wall` the seconds that a query may take; a built-in type has
+        no configured `commands` but its own.
 
         Raises:
             psutil.NoSuchProcess: it has ended already.
@@ -97,7 +114,12 @@ class ProcessAgent:
         self._identity = processes.identify(child.pid)
         self._root = psutil.Process(child.pid)
         self._child = child
+        self._record = Record()
         self._call = call
+        self._commands = commands
+        self._controls: Sequence[str] = ()  # that the worker knows beside the protocol's own
+        self._parking = Parking(self._write_parking)
+        self._level: PauseLevel | None = None
         self._max_line = max_line
         self._wall = WallTime(wall)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -134,6 +156,7 @@ class ProcessAgent:
         if self._ended.done():
             raise AgentDiedError(self._ended.result())
         self._work, self._done = work, asyncio.get_running_loop().create_future()
+        self._record.clear()
         try:
             async with self._wall.limited():
                 await self._send(type="task", id=work.id, prompt=work.prompt)
@@ -143,6 +166,7 @@ class ProcessAgent:
             raise WorkError(self._wall.exceeded) from None
         finally:
             self._work = self._done = None
+            self._parking.see("ended")
 
     async def _leave(self, work: Work, done: asyncio.Future[Json]) -> None:
         """Have the worker leave work whose time is used up, or end it. Raises AgentDiedError if that was needed."""
@@ -157,15 +181,41 @@ class ProcessAgent:
     async def cancel(self, work_id: str) -> None:
         self._write(type="cancel", id=work_id)  # without waiting: a frozen agent takes nothing from its pipe
 
-    async def pause(self) -> Outcome:
-        outcome = await trees.pause(self._root)
+    @property
+    def levels(self) -> Sequence[PauseLevel]:
+        return ("freeze", "hold") if "hold" in self._controls else ("freeze",)
+
+    async def pause(self, level: PauseLevel) -> Outcome:
+        if level == "freeze":
+            outcome = await trees.pause(self._root)
+        else:
+            outcome = await self._parking.hold()
         if outcome.get("status") == "applied":
+            self._level = level
             self._wall.stop()
         return outcome
 
     async def resume(self) -> Outcome:
+        level, self._level = self._level, None
         self._wall.go_on()
-        return await trees.resume(self._root)
+        if level == "freeze":
+            return await trees.resume(self._root)
+        return await self._parking.release()
+
+    async def set_model(self, model: str) -> Outcome:
+        if "set_model" not in self._controls:
+            return unsupported("its worker has no model", "terminate, and start it on another type of agent")
+        self._write(type="set_model", model=model)  # it tells by `model` what it works with
+        return {"status": "queued", "effectiveAt": "next_request", "reason": "its worker was told"}
+
+    async def set_permissions(self, mode: str) -> Outcome:
+        """Its calls into the deck are all that it may do, and those the deck checks itself."""
+        return {"status": "applied", "effectiveAt": "now", "observed": {"permissionMode": mode}}
+
+    async def execute_command(self, command: str) -> Outcome:
+        if self._commands is not None:
+            return await self._commands.run(command)
+        return self._record.run(command, self._root)
 
     async def end(self, grace: float) -> None:
         await processes.end(self._root, grace)
@@ -179,6 +229,12 @@ class ProcessAgent:
         if self._child.exited.done():
             return None
         return trees.usage(self._root)
+
+    def _write_parking(self, kind: Literal["hold", "release"]) -> None:
+        if self._work is None:
+            self._parking.see("ended")
+        else:
+            self._write(type=kind, id=self._work.id)
 
     def _write(self, **message: Any) -> None:
         if self._child.stdin.is_closing():  # it has ended: asyncio would log every further write
@@ -213,6 +269,7 @@ class ProcessAgent:
             case "ready":
                 if (protocol := messages.take(message, "protocol", int)) != PROTOCOL:
                     raise ValueError(f"protocol {protocol} instead of {PROTOCOL}")
+                self._controls = messages.controls(message)
                 if not self._ready.done():
                     self._ready.set_result(None)
             case "call":
@@ -220,7 +277,7 @@ class ProcessAgent:
                 task = asyncio.create_task(self._serve(call_id, tool, messages.take(message, "arguments", dict)))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
-            case "progress" | "usage" | "result" | "error" | "cancelled" as kind:
+            case "progress" | "usage" | "held" | "released" | "model" | "result" | "error" | "cancelled" as kind:
                 self._take_work(kind, message)
             case kind:
                 raise ValueError(f"unknown message type {kind!r}")
@@ -231,7 +288,13 @@ class ProcessAgent:
         if work is None or done is None or work_id != work.id or done.done():
             return  # the last words of work that was given up
         if kind == "progress":
-            work.on_progress(messages.progress(message))
+            report = messages.progress(message)
+            self._record.note_progress(report)
+            work.on_progress(report)
+        elif kind == "model":
+            work.on_model(messages.take(message, "model", str)[:MAX_MODEL])
+        elif kind in ("held", "released"):
+            self._parking.see(kind)
         elif kind == "usage":
             work.on_usage(messages.usage(message))
         elif kind == "result":
@@ -247,8 +310,11 @@ class ProcessAgent:
 
     async def _serve(self, call_id: Any, tool: str, arguments: dict[str, Any]) -> None:
         try:
-            await self._send(type="reply", id=call_id, result=await self._call(tool, arguments))
+            result = await self._call(tool, arguments)
+            self._record.note_call(tool, arguments, refused=False)
+            await self._send(type="reply", id=call_id, result=result)
         except DeckError as exc:
+            self._record.note_call(tool, arguments, refused=True)
             await self._send(type="reply", id=call_id, error=exc.message)
         except Exception:  # the top of a background task: the worker waits for an answer
             log.exception("call of %s by agent process %d", tool, self._identity.pid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 
 from ..builtin.catalogue import TYPES
 from .prompt import read_prompt
@@ -61,6 +61,8 @@ class Worker:
         self._replies: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None: look whether you are cancelled
         self._open: set[str] = set()  # the ids of the tasks that were taken and have not ended
         self._cancelled: set[str] = set()
+        self._held: str | None = None  # the id of the task that is to stand at its next safe point
+        self._go_on = Event()
         self._calls = 0
 
     def run(self) -> int:
@@ -84,7 +86,9 @@ class Worker:
         if start["protocol"] != VERSION:
             raise ProtocolError(f"the server speaks protocol {start['protocol']}, this worker {VERSION}")
         self._agent = Agent(start["agentId"], start["name"], start["folder"])
-        self._send({"type": "ready", "protocol": VERSION, "capabilities": list(self._type.capabilities)})
+        self._send(
+            {"type": "ready", "protocol": VERSION, "capabilities": list(self._type.capabilities), "controls": ["hold"]}
+        )
 
     def _listen(self) -> NoReturn:
         """The reader thread: it ends only together with the process."""
@@ -109,6 +113,13 @@ class Worker:
             if message["id"] in self._open:
                 self._cancelled.add(message["id"])
                 self._replies.put(None)
+                self._go_on.set()
+        elif kind == "hold":
+            self._go_on.clear()
+            self._held = message["id"]
+        elif kind == "release":
+            self._held = None
+            self._go_on.set()
         elif kind == "reply":
             self._replies.put(message)
         elif kind == "stop":
@@ -120,12 +131,20 @@ class Worker:
         def is_cancelled() -> bool:
             return task_id in self._cancelled
 
+        def safe_point() -> None:
+            if self._held == task_id and not is_cancelled():
+                self._send({"type": "held", "id": task_id})
+                self._go_on.wait()
+                self._send({"type": "released", "id": task_id})
+            if is_cancelled():
+                raise Cancelled
+
         def call(tool: str, arguments: dict[str, Any]) -> Any:
             return self._call(tool, arguments, is_cancelled)
 
         try:
             capability, fields = read_prompt(prompt, self._type)
-            task = Task(task_id, fields, self._agent, self._send, call, is_cancelled)
+            task = Task(task_id, fields, self._agent, self._send, call, safe_point)
             task.check()
             line = encode({"type": "result", "id": task_id, "result": capability.load()(task)})
             task.flush()

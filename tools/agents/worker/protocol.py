@@ -8,13 +8,21 @@ Server to worker:
         labels that the agent was spawned with
     {"type": "task", "id": text, "prompt": text}        work, done in order; no two open tasks share an id
     {"type": "cancel", "id": text}                      leave that task at its next safe point; unknown ids are ignored
+    {"type": "hold", "id": text}                        stand at that task's next safe point until it is released
+    {"type": "release", "id": text}                     go on with it, or do not stand at all
     {"type": "reply", "id": n, "result": any}           the answer to call n ...
     {"type": "reply", "id": n, "error": text}           ... or why there is none
     {"type": "stop"}                                    finish the tasks sent so far, then exit with code 0
 
 Worker to server:
 
-    {"type": "ready", "protocol": 1, "capabilities": [text]}        the answer to start: what this type can do
+    {"type": "ready", "protocol": 1, "capabilities": [text], "controls": [text]}
+        the answer to start: what this type can do; `controls` (may be left out) are those of "hold" and "set_model"
+        that the worker knows: without "hold" it gets neither hold nor release, with "set_model" it may get
+        {"type": "set_model", "model": text}
+    {"type": "held", "id": text}                        the task stands at a safe point
+    {"type": "released", "id": text}                    it stood and goes on; not sent if it never stood
+    {"type": "model", "id": text, "model": text}        the model that the task works with, when the worker knows it
     {"type": "progress", "id": text, "done": number, "total": number, "message": text}
     {"type": "usage", "id": text, "tokens": number, "usd": number}  what the task has used so far; both may be left out
     {"type": "call", "id": n, "tool": text, "arguments": object}    a call into the deck, as an MCP client would make it
@@ -47,6 +55,8 @@ _FIELDS: dict[str, dict[str, type]] = {
     "start": {"protocol": int, "agentId": str, "agentType": str, "name": str, "folder": str, "capabilities": list},
     "task": {"id": str, "prompt": str},
     "cancel": {"id": str},
+    "hold": {"id": str},
+    "release": {"id": str},
     "reply": {"id": int},
     "stop": {},
 }

@@ -46,7 +46,7 @@ class Task:
         agent: Agent,
         send: Callable[[dict[str, Any]], None],
         call: Callable[[str, dict[str, Any]], Any],
-        is_cancelled: Callable[[], bool],
+        safe_point: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.id = task_id
@@ -54,7 +54,7 @@ class Task:
         self.agent = agent
         self._send = send
         self._call = call
-        self._is_cancelled = is_cancelled
+        self._safe_point = safe_point
         self._monotonic = monotonic
         self._next_report = 0.0
         self._held: dict[str, Any] | None = None
@@ -80,13 +80,12 @@ class Task:
             self._next_report = self._monotonic() + PROGRESS_INTERVAL
 
     def check(self) -> None:
-        """A safe point without a report.
+        """A safe point without a report: here a held task stands until it is released.
 
         Raises:
             Cancelled: the task was cancelled.
         """
-        if self._is_cancelled():
-            raise Cancelled
+        self._safe_point()
 
     def call(self, tool: str, **arguments: Any) -> Any:
         """Call a tool of the deck and wait for its structured answer.

@@ -1,0 +1,1 @@
+"""Agents on Claude Code, through the Claude Agent SDK."""

@@ -1,0 +1,1 @@
+"""Agents on any model provider, or on a local server that speaks its protocol."""
