@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ Files = list[tuple[str, tuple[str, bytes] | tuple[str, bytes, str]]]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> AsyncIterator[HttpServer]:
+def server(tmp_path: Path) -> Iterator[HttpServer]:
     with http_server(tmp_path) as started:
         yield started
 

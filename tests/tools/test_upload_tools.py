@@ -22,6 +22,7 @@ from quarterdeck.storage.objects.s3 import S3ObjectStore
 from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.uploads.ingest import Ingest
+from quarterdeck.tools.uploads.naming import PREFIX
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import INLINE_BYTES, upload_tools
 from quarterdeck.tools.vectors.embedders.base import Embedder
@@ -67,7 +68,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     opened: ObjectStore
     if request.param == "s3":
         server: SeaweedServer = request.getfixturevalue("s3_server")
-        opened = await S3ObjectStore.open(server.location(server.new_bucket()))
+        opened = await S3ObjectStore.open(server.location(server.new_bucket()), prefix=PREFIX)
     else:
         opened = LocalObjectStore(tmp_path / "objects")
     yield opened
