@@ -107,7 +107,12 @@ def http_app(deck: Deck) -> Starlette:
     return Starlette(
         routes=[Route("/api/upload", upload, methods=["POST"]), Route("/healthz", healthz)],
         middleware=[Middleware(AccessCheck, token=token.get_secret_value() if token else None)],
-        exception_handlers={DeckError: _refused, HTTPException: _no_route, ClientDisconnect: _gone},
+        exception_handlers={
+            DeckError: _refused,
+            HTTPException: _no_route,
+            ClientDisconnect: _gone,
+            Exception: _defect,
+        },
     )
 
 
@@ -129,3 +134,8 @@ async def _gone(_: Request, __: Exception) -> Response:
     """Nobody reads the answer."""
     log.info("a client went in the middle of its request")
     return Response(status_code=400)
+
+
+async def _defect(_: Request, __: Exception) -> Response:
+    """uvicorn logs it; its text stays there."""
+    return refusal(DeckError("a defect of the server; its log has it", status=500))

@@ -18,6 +18,9 @@ import psutil
 import pytest
 
 from quarterdeck.server.client import DeckClient
+from quarterdeck.server.config import Settings
+from quarterdeck.server.deck import open_deck
+from quarterdeck.server.http import http_app
 from tests.servers.http import COMMAND, HttpServer, http_server
 from tests.until import until
 
@@ -111,6 +114,24 @@ async def test_a_store_that_cannot_be_used_fails_all(server: HttpServer) -> None
     assert answer.status_code == 500
     assert answer.json()["error"].startswith("All uploads failed: a - cannot keep objects in")
     assert len(answer.json()["warnings"]) == 2
+
+
+async def test_a_defect_is_an_answer_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    async with open_deck(Settings(data_dir=tmp_path, upload_roots=[])) as deck:
+        monkeypatch.setattr(deck.ingest, "upload", fail)
+        transport = httpx2.ASGITransport(http_app(deck), raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = await client.post("/api/upload", files=files(("a", b"x")))
+    assert answer.status_code == 500
+    assert answer.json() == {
+        "success": False,
+        "error": "a defect of the server; its log has it",
+        "code": "failed",
+        "status": 500,
+    }
 
 
 async def test_health_and_unknown_routes(server: HttpServer) -> None:

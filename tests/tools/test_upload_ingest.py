@@ -151,7 +151,7 @@ async def test_progress_counts_both_steps_and_ends_at_the_whole(library: Library
         reports.append((progress, total))
         messages.append(message)
 
-    batch = [InlineSource("a.txt", b"words"), InlineSource("b.bin", b"\xff" * 95)]
+    batch = [InlineSource("a.txt", b"words"), InlineSource("b.bin", b"\xff" * 95), InlineSource("empty", b"")]
     await library.ingest.upload(batch, "library", report)
     done = [done for done, _ in reports]
     assert done == sorted(set(done))
@@ -159,7 +159,7 @@ async def test_progress_counts_both_steps_and_ends_at_the_whole(library: Library
     assert len(done) == 4
     assert (done[1], done[-1]) == (100, 200)
     assert messages[:2] == [None, None]
-    assert set(messages[2:]) == {"a.txt: 1 chunks indexed", "b.bin: not indexed"}
+    assert set(messages[2:]) == {"a.txt: indexed, chunks: 1", "b.bin: not indexed"}
 
 
 async def test_a_file_that_takes_too_long_is_given_up(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ class Ingest:
                 if not points:
                     raise InvalidArgumentError("there is no text in it")
                 count = await self._vectors.upsert(index, points)
-                outcome = f"{count} chunks indexed"
+                outcome = f"indexed, chunks: {count}"
                 return count
         finally:
             await progress.indexed(file, outcome)
@@ -108,6 +108,7 @@ class _Progress:
         self._report = report
         self._total = 0.0
         self._done = 0.0
+        self._reported = 0.0
 
     async def stored(self, stored: float, total: float) -> None:
         self._done, self._total = stored, 2 * total
@@ -121,5 +122,6 @@ class _Progress:
         await self._tell(f"{file['originalName']}: {outcome}")
 
     async def _tell(self, message: str | None = None) -> None:
-        if self._report is not None:
+        if self._report is not None and self._done > self._reported:  # an empty file is no progress
+            self._reported = self._done
             await self._report(self._done, self._total, message)
