@@ -15,7 +15,7 @@ from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitErr
 from quarterdeck.storage.objects.base import CHUNK_BYTES
 from quarterdeck.tools.uploads.service import MAX_FILE_BYTES, MAX_FILES
 from quarterdeck.tools.uploads.spool import Spool, SpooledSource
-from quarterdeck.tools.uploads.types import TYPE_PATTERN, UNKNOWN_TYPE
+from quarterdeck.tools.uploads.types import TYPE_CHARACTERS, TYPE_PATTERN, UNKNOWN_TYPE
 
 BODY_BYTES = MAX_FILES * MAX_FILE_BYTES + CHUNK_BYTES  # and what stands around the files
 FIELD_BYTES = 1024
@@ -180,11 +180,10 @@ class _FormReader:
                 f"{kind} {name[:40]!r}: files belong into 'files', each with a filename; one field 'index'"
             )
         content_type = self._headers.get(b"content-type", b"").decode("latin-1").strip()
-        known = re.match(TYPE_PATTERN, content_type) and content_type != UNKNOWN_TYPE
         self._part = _Part(
             name,
             None if file_name is None else file_name.decode(errors="surrogateescape"),
-            content_type if known else None,
+            content_type if _is_known_type(content_type) else None,
             self._spooled,
         )
         if file_name is None:
@@ -214,6 +213,12 @@ class _FormReader:
 
     def _end(self) -> None:
         self._complete = True
+
+
+def _is_known_type(content_type: str) -> bool:
+    """Whether it says something; senders that do not know say that it is some bytes."""
+    is_type = len(content_type) <= TYPE_CHARACTERS and re.match(TYPE_PATTERN, content_type) is not None
+    return is_type and content_type != UNKNOWN_TYPE
 
 
 def _malformed(reason: str) -> InvalidArgumentError:

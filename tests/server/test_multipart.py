@@ -124,6 +124,8 @@ async def test_large_files_come_back_whole(tmp_path: Path) -> None:
         (b"content-type:text/plain; charset=latin-1", "text/plain; charset=latin-1"),
         (b"Content-Type: application/octet-stream", None),  # what senders say that do not know
         (b"Content-Type: nonsense", None),
+        (b"Content-Type: text/\xe9", None),
+        (b"Content-Type: text/" + b"x" * 200, None),
         (b"Content-Type: text/plain\x01", None),
         (b"X-Other: text/plain", None),
     ],

@@ -170,6 +170,14 @@ async def test_a_file_that_takes_too_long_is_given_up(library: Library, monkeypa
     await until(lambda: readers() == [])
 
 
+async def test_no_reading_process_is_a_warning(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "COMMAND", ("/no/such/python",))
+    answer = await library.ingest.upload([InlineSource("a.txt", b"words")], "library")
+    assert answer.get("warnings") == [
+        "Indexing failed: a.txt - the reading process cannot be started: No such file or directory"
+    ]
+
+
 async def test_a_reading_process_that_dies_is_a_warning(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = asyncio.Event()
     killed = asyncio.Event()

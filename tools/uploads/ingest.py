@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
+
+from anyio import Semaphore
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError, NotFoundError
 
@@ -31,7 +32,7 @@ class Ingest:
     def __init__(self, uploads: UploadService, vectors: VectorService) -> None:
         self._uploads = uploads
         self._vectors = vectors
-        self._readers = asyncio.Semaphore(READERS)
+        self._readers = Semaphore(READERS)
 
     async def upload(
         self, sources: Sequence[Source], index: str | None = None, report: Report | None = None

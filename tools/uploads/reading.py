@@ -17,6 +17,7 @@ from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitErr
 
 from ..agents.runners.children import harmless_environment
 
+COMMAND = (sys.executable, "-I", "-m", "quarterdeck.tools.agents.library", "extract_chunks")
 SECONDS = 60.0
 STEP = 3 << 18  # bytes on their way at once; base64 of multiples of three can be joined
 
@@ -42,12 +43,12 @@ async def read_document(read: Read, size: int, name: str, content_type: str) -> 
     Raises:
         InvalidArgumentError: it cannot be read, or there is no text in it.
         LimitError: reading takes too long.
-        DeckError: the reading process died, or `read` failed.
+        DeckError: the reading process could not be started or died, or `read` failed.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-m", "quarterdeck.tools.agents.library", "extract_chunks",
-        stdin=PIPE, stdout=PIPE, env=harmless_environment(),
-    )  # fmt: skip
+    try:
+        process = await asyncio.create_subprocess_exec(*COMMAND, stdin=PIPE, stdout=PIPE, env=harmless_environment())
+    except OSError as exc:
+        raise DeckError(f"the reading process cannot be started: {exc.strerror}") from exc
     try:
         async with asyncio.timeout(SECONDS):
             answer = await _converse(process, read, size, {"name": name, "content_type": content_type})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
+from typing import TypeVar, TypeVarTuple
 
 from anyio import to_thread
 
@@ -14,6 +15,9 @@ from quarterdeck.storage.objects.base import CHUNK_BYTES
 
 from .sources import Prepared
 from .types import TYPE_BYTES
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
 class Spool:
@@ -33,10 +37,7 @@ class Spool:
         Raises:
             StorageError: the disk is full, or fails.
         """
-        try:
-            await to_thread.run_sync(self._append, piece)
-        except OSError as exc:
-            raise _failed(exc) from exc
+        await self._run(self._append, piece)
 
     def _append(self, piece: bytes | bytearray) -> None:
         self._file.write(piece)
@@ -48,8 +49,15 @@ class Spool:
             return self._file.read(length)
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Read what was appended; comes after the last `append`."""
-        return await to_thread.run_sync(self._read, offset, length)
+        """Read what was appended; comes after the last `append`. Raises StorageError: the disk fails."""
+        return await self._run(self._read, offset, length)
+
+    async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
+        """Do blocking work in a thread."""
+        try:
+            return await to_thread.run_sync(work, *args)
+        except OSError as exc:
+            raise _failed(exc) from exc
 
     def close(self) -> None:
         self._file.close()

@@ -18,7 +18,7 @@ from .ingest import Ingest
 from .naming import PREFIX
 from .service import UploadResult, UploadService
 from .sources import InlineSource, Source
-from .types import TYPE_PATTERN
+from .types import TYPE_CHARACTERS, TYPE_PATTERN
 
 INLINE_BYTES = 1 << 20
 READ_BYTES = 1 << 20
@@ -45,7 +45,7 @@ class UploadFile(Arguments):
     name: str | None = None
     content: str | None = Field(default=None, description="instead of path, with name; at most 1 MiB")
     encoding: Encoding = Field(default="text", description="of content")
-    content_type: str | None = Field(default=None, max_length=200, pattern=TYPE_PATTERN)
+    content_type: str | None = Field(default=None, max_length=TYPE_CHARACTERS, pattern=TYPE_PATTERN)
 
     @model_validator(mode="after")
     def _has_one_source(self) -> UploadFile:

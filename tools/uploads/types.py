@@ -10,7 +10,8 @@ from typing import Any
 
 from .naming import safe_name
 
-TYPE_PATTERN = r"^[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*$"
+TYPE_PATTERN = r"^[A-Za-z0-9_.+-]+/[A-Za-z0-9_.+-]+(; ?[A-Za-z0-9_.+-]+=[A-Za-z0-9_.+-]+)*$"
+TYPE_CHARACTERS = 200
 UNKNOWN_TYPE = "application/octet-stream"
 TYPE_BYTES = 4096
 """How many of the first bytes `type_of` wants to see."""
