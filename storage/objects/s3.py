@@ -15,7 +15,7 @@ from .base import PRESIGN_SECONDS, Chunks, ObjectInfo, Stored, check_key, missin
 from .budget import MemoryBudget
 from .s3_bucket import MISSING, REQUEST_DEADLINE, S3Bucket, S3Error
 from .s3_location import S3Location
-from .s3_put import PART_BYTES, SHA256, LeftOver, Put
+from .s3_put import MARK, PART_BYTES, SHA256, LeftOver, Put
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
@@ -168,7 +168,7 @@ def _info(key: str, found: HeadObjectOutputTypeDef) -> ObjectInfo:
     created_at = metadata.get(CREATED_AT, "")
     return ObjectInfo(
         key,
-        unquote(metadata[NAME], errors="ignore") if NAME in metadata else key.rpartition("/")[2],
+        unquote(metadata.get(NAME, ""), errors="ignore") if MARK in metadata else key.rpartition("/")[2],
         found["ContentType"],
         found["ContentLength"],
         metadata.get(SHA256),
