@@ -72,7 +72,7 @@ class Deck:
         families = [
             memory_tools(bridge.memory, "sqlite"),
             agent_tools(agents),
-            query_tools(QueryTools(bridge.queries, bridge.clock), control=True),
+            query_tools(QueryTools(bridge.queries, bridge.desk, bridge.clock), control=True),
             upload_tools(uploads, Ingest(uploads, vectors)),
             vector_tools(vectors),
             status_tools(status),
