@@ -23,7 +23,9 @@ from quarterdeck.storage.errors import NotFoundError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.objects.s3_location import S3Location
 from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.storage.sqlite import Durability, open_database
@@ -55,6 +57,8 @@ from quarterdeck.tools.queries.spending import Spending
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
+from quarterdeck.tools.uploads.ingest import Ingest
+from quarterdeck.tools.uploads.naming import PREFIX as UPLOADS
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
@@ -62,7 +66,7 @@ from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
 from .agent_types import own_types, spawnable
-from .config import Settings, SettingsError, environment_name
+from .config import Settings, SettingsError, environment_name, objects_bucket
 from .directory_lock import shared
 from .embedders import configured_embedders
 
@@ -76,7 +80,7 @@ if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions d
 
 log = logging.getLogger(__name__)
 
-MEMORY_FILE, RUNS_FILE, VECTORS_FILE = "memory.db", "runs.db", "vectors.db"
+MEMORY_FILE, RUNS_FILE, VECTORS_FILE, OBJECTS_FOLDER = "memory.db", "runs.db", "vectors.db", "objects"
 HEARTBEAT = 1.0  # seconds
 MEMORY_URLS = ("sqlite:///path/of.db", "postgresql://…", "redis://…", "rediss://…", "unix:///path/of/redis.sock")
 RECOVER_EVERY = 10  # beats: another server may die at any time
@@ -89,10 +93,13 @@ class Deck:
     """Everything that one server process runs on."""
 
     settings: Settings
+    data_dir: Path
     clock: Clock
     tools: Mapping[str, DeckTool]
     meter: CallMeter
     memory: MemoryService
+    uploads: UploadService
+    ingest: Ingest
 
 
 @asynccontextmanager
@@ -151,7 +158,11 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings, clock))
             stack.push_async_callback(_close_if_opened, others["sync"])
         worker_vectors = VectorService(vector_store, embedders, clock, others)
-        uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
+        bucket = objects_bucket(settings)
+        objects = OnFirstUse(lambda: open_object_store(bucket, data_dir))
+        stack.push_async_callback(_close_if_opened, objects)
+        uploads = UploadService(objects, settings.upload_roots, clock)
+        ingest = Ingest(uploads, vectors)
 
         tools: dict[str, DeckTool] = {}
         worker_tools = {
@@ -224,7 +235,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 "backends": {
                     "memory": memory_backend,
                     "runs": "sqlite",
-                    "objects": "local",
+                    "objects": "s3" if bucket else "local",
                     "vectors": "qdrant" if is_remote else "faiss",
                 },
                 "flags": {
@@ -250,7 +261,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 own_types=list(own),
             ),
             query_tools(QueryTools(queries, desk, clock), control=settings.feature_query_control),
-            upload_tools(uploads),
+            upload_tools(uploads, ingest),
             vector_tools(vectors),
             optimizer_tools(optimizer),
             status_tools(status),
@@ -277,7 +288,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         ]
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, clock, tools, meter, memory)
+        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest)
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:
@@ -342,7 +353,7 @@ async def _open_early(what: str, part: OnFirstUse[MemoryStore]) -> None:
         await part()
 
 
-async def _close_if_opened(part: OnFirstUse[MemoryStore] | OnFirstUse[VectorStore]) -> None:
+async def _close_if_opened(part: OnFirstUse[MemoryStore] | OnFirstUse[VectorStore] | OnFirstUse[ObjectStore]) -> None:
     if part.opened is not None:
         await part.opened.close()
 
@@ -448,3 +459,18 @@ def memory_server(url: str) -> type[PostgresMemoryStore | RedisMemoryStore]:
     except ModuleNotFoundError as exc:
         extra = "postgres" if scheme.startswith("postgres") else "redis"
         raise SettingsError(f"QUARTERDECK_MEMORY_URL: {exc}: pip install 'quarterdeck[{extra}]'") from exc
+
+
+async def open_object_store(bucket: S3Location | None, data_dir: Path) -> ObjectStore:
+    """Open the objects in that bucket; None: those in the data directory.
+
+    Raises:
+        StorageError: the bucket or the folder cannot be reached or used.
+    """
+    if bucket is None:
+        return LocalObjectStore(data_dir / OBJECTS_FOLDER)
+    # In a thread: aioboto3 takes some 400 ms, in which other calls go on.
+    await asyncio.to_thread(import_module, "quarterdeck.storage.objects.s3")
+    from quarterdeck.storage.objects.s3 import S3ObjectStore
+
+    return await S3ObjectStore.open(bucket, prefix=UPLOADS)

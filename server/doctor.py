@@ -19,7 +19,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the packages may be missing
+    from quarterdeck.storage.objects.s3_location import S3Location
+
     from .config import Settings
 
 PYTHON = (3, 11)
@@ -161,7 +163,7 @@ def _backends(data_dir: Path, settings: Settings) -> Iterator[Finding]:
     yield _memory(data_dir, settings.memory_url)
     yield _database("runs", data_dir / "runs.db", len(RUNS))
     yield _vectors(data_dir, settings)
-    yield _objects(data_dir / "objects")
+    yield _objects(data_dir / "objects", settings)
 
 
 def _vectors(data_dir: Path, settings: Settings) -> Finding:
@@ -258,10 +260,30 @@ def _embedder(settings: Settings, data_dir: Path) -> Finding:
         return Finding("warn", f"embedder: {exc.message}", "until then, texts cannot be embedded by it")
 
 
-def _objects(folder: Path) -> Finding:
+def _objects(folder: Path, settings: Settings) -> Finding:
+    from quarterdeck.storage.errors import DeckError
+
+    from .config import objects_bucket
+
+    try:
+        bucket = objects_bucket(settings)
+        if bucket is not None:
+            asyncio.run(_reach(bucket))
+            return Finding("ok", f"objects: {bucket} can be used")
+    except DeckError as exc:
+        return Finding(
+            "fail", f"objects: {exc.message}", "start that server, or correct QUARTERDECK_OBJECTS_URL or MINIO_*"
+        )
     if not folder.exists():
         return Finding("ok", f"objects: {folder.name} will be made at its first use")
     if not (folder.is_dir() and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
         return Finding("fail", f"objects: {folder} cannot be used", "make it a folder that you may write to")
     count = sum(not entry.name.startswith(".") for entry in folder.iterdir())
     return Finding("ok", f"objects: {count} uploads")
+
+
+async def _reach(bucket: S3Location) -> None:
+    """Raises StorageError: the bucket cannot be used."""
+    from quarterdeck.storage.objects.s3_bucket import S3Bucket
+
+    await (await S3Bucket.open(bucket)).close()

@@ -20,6 +20,7 @@ SHOWN_DEFAULTS = {
     "agents": "none",
     "cache_url": "none",
     "embedder_key": "none",
+    "http_token": "none",
     "optimizer": "none",
     "memory_url": "SQLite in the data directory",
     "sync_key": "none",

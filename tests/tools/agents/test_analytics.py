@@ -27,11 +27,13 @@ from quarterdeck.tools.memory.tool import memory_tools
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
+from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from tests.embedders import offering
+from tests.ready import ready
 from tests.tools.fakes import OWNER, Bridge, FakeAgent
 
 from .driver import Driver, RefusalError
@@ -66,12 +68,14 @@ class Deck:
             meter=self.meter,
             clock=bridge.clock,
         )
+        uploads = UploadService(ready(LocalObjectStore(folder / "objects")), [], bridge.clock)
+        vectors = VectorService(self.vectors, offering(), bridge.clock)
         families = [
             memory_tools(bridge.memory, "sqlite"),
             agent_tools(agents),
             query_tools(QueryTools(bridge.queries, bridge.desk, bridge.clock), control=True),
-            upload_tools(UploadService(LocalObjectStore(folder / "objects"), [], bridge.clock)),
-            vector_tools(VectorService(self.vectors, offering(), bridge.clock)),
+            upload_tools(uploads, Ingest(uploads, vectors)),
+            vector_tools(vectors),
             status_tools(status),
         ]
         self._tools = {tool.name: tool for family in families for tool in family}
