@@ -192,8 +192,13 @@ class FaissVectorStore:
             except NotFoundError:
                 info = self._new(name, len(points[0].vector), "cosine", embedder)
             batched, now = self._shortcuts.batch_insert, self._clock.now()
-            rows = await self._in_worker(partial(to_rows, points, info))
-            await self._write(lambda writer: writer.upsert(info, rows, now, batched=batched))
+
+            def encode_and_write() -> None:
+                rows = to_rows(points, info)  # not in the transaction, for which other processes would wait
+                with self._database.write() as writer:
+                    writer.upsert(info, rows, now, batched=batched)
+
+            await self._alone(encode_and_write)
         return len(points)
 
     async def get(self, name: str, ids: Sequence[str]) -> list[Point]:
@@ -417,8 +422,7 @@ class FaissVectorStore:
         """Make this the collection's snapshot, and remove those before it."""
         kept = await self._write(lambda writer: writer.keep_snapshot(replica.key, folder))
         await self._in_worker(partial(self._snapshots.prune, replica.key, folder if kept else None))
-        async with self._writing:
-            await self._in_worker(self._database.fold_log)
+        await self._alone(self._database.fold_log)
 
     # ---- threads
 
@@ -427,11 +431,16 @@ class FaissVectorStore:
             with self._database.write() as writer:
                 return change(writer)
 
-        async def alone() -> T:
-            async with self._writing:
-                return await self._in_worker(in_thread)
+        return await self._alone(in_thread)
 
-        return await self._to_end(alone())
+    async def _alone(self, work: Callable[[], T]) -> T:
+        """Run what writes in a thread, one at a time."""
+
+        async def in_turn() -> T:
+            async with self._writing:
+                return await self._in_worker(work)
+
+        return await self._to_end(in_turn())
 
     async def _read(self, read: Callable[[Reader], T]) -> T:
         def in_thread() -> T:
