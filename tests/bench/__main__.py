@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import memory, memory_scale, spawn, startup, store, tracker, vectors
+from . import control, memory, memory_scale, spawn, startup, store, tracker, vectors
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -22,6 +22,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "memory_scale": memory_scale.measure,
     "spawn": spawn.measure,
     "tracker": tracker.measure,
+    "control": control.measure,
     "vectors": vectors.measure,
 }
 ON_REQUEST: dict[str, Callable[[Path], list[Figure]]] = {"vectors_large": vectors.measure_large}  # minutes, gigabytes
