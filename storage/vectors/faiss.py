@@ -193,8 +193,13 @@ class FaissVectorStore:
             except NotFoundError:
                 info = self._new(name, len(points[0].vector), "cosine", embedder)
             batched, now = self._shortcuts.batch_insert, self._clock.now()
-            rows = await self._in_worker(partial(to_rows, points, info))
-            await self._write(lambda writer: writer.upsert(info, rows, now, batched=batched))
+
+            def encode_and_write() -> None:
+                rows = to_rows(points, info)  # not in the transaction, for which other processes would wait
+                with self._database.write() as writer:
+                    writer.upsert(info, rows, now, batched=batched)
+
+            await self._alone(encode_and_write)
         return len(points)
 
     async def get(self, name: str, ids: Sequence[str]) -> list[Point]:
@@ -381,16 +386,20 @@ class FaissVectorStore:
             if built is None:
                 return
             generation, folder = built
-            async with replica.lock:
-                await self._in_worker(partial(self._swap, replica, generation))
+            while not await self._swapped(replica, generation):
+                await self._run(self._builders, partial(self._catch_up, replica, generation))
             await self._keep(replica, folder)
         except BuildStoppedError:
             log.debug("building the index of %s was stopped", name)
+            return
         except Exception as exc:  # the top of a background task: searches go on with what there is
             log.exception("the index of %s could not be built", name)
             replica.build_failed(wish, str(exc))
+            return
         finally:
             replica.building = replica.building_kind = None
+        if replica.generation is not None and (wish := replica.next_structure(replica.generation.info)) is not None:
+            self._start_building(name, replica, wish)  # for what has come meanwhile
 
     def _built(self, replica: Replica, wish: Structure) -> tuple[Generation, str] | None:
         """In a thread: a new index and the folder that keeps it; None if the collection is gone."""
@@ -408,18 +417,30 @@ class FaissVectorStore:
                 raise
         return generation, folder.name
 
-    def _swap(self, replica: Replica, generation: Generation) -> None:
-        with self._database.read() as reader:
-            collection = reader.of_key(replica.key)
-            if collection is not None and generation.follow(reader, collection):
+    async def _swapped(self, replica: Replica, generation: Generation) -> bool:
+        """False if so much has come meanwhile that searches would wait for it."""
+        async with replica.lock:
+            is_there = await self._in_worker(partial(self._follow, replica.key, generation))
+            if is_there:
                 replica.generation = generation
+        return is_there
+
+    def _follow(self, key: int, generation: Generation, *, patient: bool = False) -> bool:
+        with self._database.read() as reader:
+            collection = reader.of_key(key)
+            return collection is None or generation.follow(reader, collection, patient=patient)
+
+    def _catch_up(self, replica: Replica, generation: Generation) -> None:
+        """In the builders' thread, where nobody waits for it."""
+        if self._stop.is_set():
+            raise BuildStoppedError
+        self._follow(replica.key, generation, patient=True)
 
     async def _keep(self, replica: Replica, folder: str) -> None:
         """Make this the collection's snapshot, and remove those before it."""
         kept = await self._write(lambda writer: writer.keep_snapshot(replica.key, folder))
         await self._in_worker(partial(self._snapshots.prune, replica.key, folder if kept else None))
-        async with self._writing:
-            await self._in_worker(self._database.fold_log)
+        await self._alone(self._database.fold_log)
 
     # ---- threads
 
@@ -428,11 +449,16 @@ class FaissVectorStore:
             with self._database.write() as writer:
                 return change(writer)
 
-        async def alone() -> T:
-            async with self._writing:
-                return await self._in_worker(in_thread)
+        return await self._alone(in_thread)
 
-        return await self._to_end(alone())
+    async def _alone(self, work: Callable[[], T]) -> T:
+        """Run what writes in a thread, one at a time."""
+
+        async def in_turn() -> T:
+            async with self._writing:
+                return await self._in_worker(work)
+
+        return await self._to_end(in_turn())
 
     async def _read(self, read: Callable[[Reader], T]) -> T:
         def in_thread() -> T:

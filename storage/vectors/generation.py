@@ -68,11 +68,11 @@ class Generation:
 
     # ---- following the truth
 
-    def follow(self, reader: Reader, collection: Collection) -> bool:
-        """Replay the changes since; False if that would take longer than to begin from nothing."""
+    def follow(self, reader: Reader, collection: Collection, *, patient: bool = False) -> bool:
+        """Replay the changes since; False if that would take long, and the caller is not `patient`."""
         if self.sequence == collection.sequence:
             return True
-        if self.index.kind == "hnsw" and reader.count_after(collection, self.last_key) > GRAPH_ADDS:
+        if not patient and self.index.kind == "hnsw" and reader.count_after(collection, self.last_key) > GRAPH_ADDS:
             return False
         gone = reader.deleted_since(collection, self.sequence)
         if gone is None:

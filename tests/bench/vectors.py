@@ -85,7 +85,8 @@ async def _of_size(store: FaissVectorStore, data: Data, folder: Path) -> list[Fi
     name = "none"
     loaded = await _load(store, name, data)
     bare = _bare_load(folder / f"bare-{data.size}.db", data)
-    figures = [Figure(f"load {size} points, durably", _ms(loaded), _ms(bare), "bare transaction", loaded / bare, 4)]
+    label = f"load {data.size // 1000} K, durably"
+    figures = [Figure(label, _ms(loaded), _ms(bare), "bare transaction", loaded / bare, 4)]
     await store.optimize(name)
     client = _qdrant(data)
     figures.append(await _queries(store, name, data, client))
