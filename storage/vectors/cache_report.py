@@ -9,6 +9,7 @@ from ..errors import DeckError
 from .base import CollectionState, VectorStore
 
 REPORTED = 20  # collections, the busiest
+FLAGS = ("hash_embedding_enabled", "hnsw_index_enabled", "quantization_enabled")
 
 
 async def cache_report(cache: TieredCache, store: VectorStore | None) -> dict[str, Any]:
@@ -20,7 +21,7 @@ async def cache_report(cache: TieredCache, store: VectorStore | None) -> dict[st
     for name in cache.busiest(REPORTED):
         state = None if store is None else await _state(store, name)
         collections[name] = {**_flags(state), **cache.report(name)}
-    flags = {flag: _any([shown[flag] for shown in collections.values()]) for flag in _flags(None)}
+    flags = {flag: _any([shown[flag] for shown in collections.values()]) for flag in FLAGS}
     return {**flags, **cache.report(), "collections": collections}
 
 
@@ -34,12 +35,9 @@ async def _state(store: VectorStore, name: str) -> CollectionState | None:
 def _flags(state: CollectionState | None) -> dict[str, bool | None]:
     """As they are, not as wished."""
     if state is None:
-        return dict.fromkeys(("hash_embedding_enabled", "hnsw_index_enabled", "quantization_enabled"))
-    return {
-        "hash_embedding_enabled": state.index == "hash",
-        "hnsw_index_enabled": state.index == "hnsw",
-        "quantization_enabled": (state.quantization != "none" or state.index in ("hash", "pq")),
-    }
+        return dict.fromkeys(FLAGS)
+    has_codes = state.quantization != "none" or state.index in ("hash", "pq")
+    return dict(zip(FLAGS, (state.index == "hash", state.index == "hnsw", has_codes), strict=True))
 
 
 def _any(values: list[bool | None]) -> bool | None:

@@ -16,7 +16,7 @@ import numpy as np
 from qdrant_client import models
 
 from .base import CollectionInfo, Metric, Payload, Point
-from .matrix import STORED, Matrix, to_unit_length
+from .matrix import STORED, Matrix, decode, to_unit_length
 from .qdrant_filters import index_fields
 from .reader import PointRow
 from .rows import to_rows
@@ -48,9 +48,9 @@ def _to_struct(row: PointRow, payload: Payload, info: CollectionInfo) -> models.
     fields: dict[str, Any] = {ID: own_id, PAYLOAD: text, **index_fields(payload)}
     if expires_at is not None:
         fields[EXPIRY] = expires_at
-    vector = np.frombuffer(blob, STORED)
+    vector = decode([blob], info)[0]
     if info.metric == "cosine" and not (_is_unit(vector) and info.stored == "float32"):
-        fields[_GIVEN] = b64encode(blob).decode()  # Qdrant keeps only the direction
+        fields[_GIVEN] = b64encode(vector.astype(STORED).tobytes()).decode()  # Qdrant keeps only the direction
         vector = to_unit_length(vector[None, :])[0]
     return models.PointStruct(id=uuid_of(own_id), vector=vector.tolist(), payload=fields)
 
@@ -68,7 +68,8 @@ def to_point(record: models.Record) -> Point:
 
 
 def payload_of(found: models.Record | models.ScoredPoint) -> Payload:
-    return json.loads((found.payload or {})[PAYLOAD])
+    payload: Payload = json.loads((found.payload or {})[PAYLOAD])
+    return payload
 
 
 def scored(

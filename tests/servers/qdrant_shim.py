@@ -282,8 +282,8 @@ def filter_of(asked: models.Filter | None) -> edge.Filter | None:
         return None
 
     def conditions(given: Any) -> list[Any] | None:
-        listed = given if isinstance(given, list) else [] if given is None else [given]
-        return [condition(each) for each in cast("list[Any]", listed)] or None
+        listed = cast("list[Any]", given) if isinstance(given, list) else [] if given is None else [given]
+        return [condition(each) for each in listed] or None
 
     return edge.Filter(conditions(asked.must), conditions(asked.should), conditions(asked.must_not))
 

@@ -37,13 +37,15 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture(params=QDRANTS)
-async def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+async def place(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[str, str | None]]:
     async with qdrant_place(request, monkeypatch) as url_and_key:
         yield url_and_key
 
 
 @pytest.fixture
-async def open_store(place: Any, clock: ManualClock) -> AsyncIterator[Open]:
+async def open_store(place: tuple[str, str | None], clock: ManualClock) -> AsyncIterator[Open]:
     """Opens stores on one server, as several decks do."""
     opened: list[QdrantVectorStore] = []
 

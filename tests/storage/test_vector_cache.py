@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import AsyncIterator, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from quarterdeck.storage.cache import ENTRY_BYTES, TTL, Kept, Made, TieredCache
 from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError
 from quarterdeck.storage.redis_cache import PAUSE, PREFIX, RedisCache
-from quarterdeck.storage.vectors.base import Point
+from quarterdeck.storage.vectors.base import Point, VectorStore
 from quarterdeck.storage.vectors.cache import CachingVectorStore
 from quarterdeck.storage.vectors.cache_report import cache_report
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
@@ -144,52 +146,71 @@ async def test_an_answer_of_another_version_than_asked_for_is_not_kept(
     assert cache.report()["cache_size"] == 0
 
 
+@dataclass(frozen=True)
+class Step:
+    """What deck `who` does next."""
+
+    kind: Literal["put", "delete", "drop", "wait", "search"]
+    who: int = 0
+    number: int = 0
+    place: int = 0
+    seconds: float = 0
+    is_filtered: bool = False
+
+
 steps = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), st.integers(0, 1), st.integers(0, 5), st.integers(0, 2), st.sampled_from([0, 1, 2])),
-        st.tuples(st.just("delete"), st.integers(0, 1), st.integers(0, 5)),
-        st.tuples(st.just("drop"), st.integers(0, 1)),
-        st.tuples(st.just("wait"), st.sampled_from([0.5, 1.0])),
-        st.tuples(st.just("search"), st.integers(0, 1), st.integers(0, 2), st.booleans()),
+    st.builds(
+        Step,
+        kind=st.sampled_from(["put", "put", "delete", "drop", "wait", "search", "search", "search"]),
+        who=st.integers(0, 1),
+        number=st.integers(0, 5),
+        place=st.integers(0, 2),
+        seconds=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+        is_filtered=st.booleans(),
     ),
-    max_size=25,
+    max_size=30,
 )
+
+
+async def play(decks: Sequence[VectorStore], clock: ManualClock, steps: Sequence[Step], lag: float) -> None:
+    """Every search, `lag` seconds after the step before it, finds what the steps have left."""
+    points: dict[str, tuple[int, float]] = {}  # place and end
+    await decks[0].create("c", 2)
+    for step in steps:
+        deck, point_id = decks[step.who], str(step.number)
+        match step.kind:
+            case "put":
+                end = clock.now() + round(step.seconds * 1000) if step.seconds else None
+                await deck.upsert("c", [Point(point_id, PLACES[step.place], {"place": step.place}, end)])
+                points[point_id] = (step.place, math.inf if end is None else end)
+            case "delete":
+                await deck.delete("c", [point_id])
+                points.pop(point_id, None)
+            case "drop":
+                await deck.drop("c")
+                await decks[1 - step.who].create("c", 2)
+                points = {}
+            case "wait":
+                clock.advance(step.seconds)
+            case "search":
+                clock.advance(lag)
+                where = {"place": step.place} if step.is_filtered else None
+                (hits,) = await deck.search("c", [PLACES[step.place]], limit=9, where=where)
+                live = {name: at for name, (at, end) in points.items() if end > clock.now()}
+                expected = {name: at for name, at in live.items() if not step.is_filtered or at == step.place}
+                assert {hit.id: hit.payload["place"] for hit in hits} == expected
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
 @given(steps=steps)
-async def test_no_answer_is_stale_whoever_writes(tmp_path: Path, steps: list[tuple[Any, ...]]) -> None:
-    """Two stores on one file, as two servers have, against what the points say."""
+async def test_no_answer_is_stale_whoever_writes(tmp_path: Path, steps: list[Step]) -> None:
+    """Two stores on one file, as two servers have."""
     clock = ManualClock()
-    path = tmp_path / "vectors.db"
-    path.unlink(missing_ok=True)
-    stores = [await FaissVectorStore.open(path, clock) for _ in range(2)]
-    cached = [CachingVectorStore(store, TieredCache(clock)) for store in stores]
-    points: dict[str, tuple[int, int | None]] = {}
-    await cached[0].create("c", 2)
-    for kind, *arguments in steps:
-        match kind, arguments:
-            case "put", [who, number, place, seconds]:
-                end = clock.now() + seconds * 1000 if seconds else None
-                await cached[who].upsert("c", [Point(str(number), PLACES[place], {"place": place}, end)])
-                points[str(number)] = (place, end)
-            case "delete", [who, number]:
-                await cached[who].delete("c", [str(number)])
-                points.pop(str(number), None)
-            case "drop", [who]:
-                await cached[who].drop("c")
-                await cached[1 - who].create("c", 2)
-                points = {}
-            case "wait", [seconds]:
-                clock.advance(seconds)
-            case "search", [who, place, is_filtered]:
-                where = {"place": place} if is_filtered else None
-                (hits,) = await cached[who].search("c", [PLACES[place]], limit=9, where=where)
-                live = {name: at for name, (at, end) in points.items() if end is None or end > clock.now()}
-                expected = {name: at for name, at in live.items() if not is_filtered or at == place}
-                assert {hit.id: hit.payload["place"] for hit in hits} == expected
-    for store in stores:
-        await store.close()
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        stores = [await FaissVectorStore.open(Path(folder) / "vectors.db", clock) for _ in range(2)]
+        await play([CachingVectorStore(store, TieredCache(clock)) for store in stores], clock, steps, 0)
+        for store in stores:
+            await store.close()
 
 
 async def test_a_repeating_workload_hits(cached: CachingVectorStore, cache: TieredCache) -> None:
@@ -346,29 +367,8 @@ async def test_a_point_of_another_deck_ends_in_the_cache_too(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12)
 @given(steps=steps)
 async def test_no_answer_of_two_decks_is_older_than_a_second(
-    decks: list[CachingVectorStore], clock: ManualClock, steps: list[tuple[Any, ...]]
+    decks: list[CachingVectorStore], clock: ManualClock, steps: list[Step]
 ) -> None:
-    points: dict[str, tuple[int, int | None]] = {}
-    for deck in decks:
-        for info in await deck.collections(limit=9):
-            await deck.drop(info.name)
-    await decks[0].create("c", 2)
-    clock.advance(FRESH)
-    for kind, *arguments in steps:
-        match kind, arguments:
-            case "put", [who, number, place, seconds]:
-                end = clock.now() + seconds * 1000 if seconds else None
-                await decks[who].upsert("c", [Point(str(number), PLACES[place], {"place": place}, end)])
-                points[str(number)] = (place, end)
-            case "delete", [who, number]:
-                await decks[who].delete("c", [str(number)])
-                points.pop(str(number), None)
-            case "search", [who, place, is_filtered]:
-                clock.advance(FRESH)
-                where = {"place": place} if is_filtered else None
-                (hits,) = await decks[who].search("c", [PLACES[place]], limit=9, where=where)
-                live = {name: at for name, (at, end) in points.items() if end is None or end > clock.now()}
-                expected = {name: at for name, at in live.items() if not is_filtered or at == place}
-                assert {hit.id: hit.payload["place"] for hit in hits} == expected
-            case _:
-                pass
+    for info in await decks[0].collections(limit=9):
+        await decks[0].drop(info.name)
+    await play(decks, clock, steps, FRESH)
