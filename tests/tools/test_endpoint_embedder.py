@@ -118,7 +118,8 @@ ONE = {"index": 0, "embedding": [1.0] * 26}
     ("body", "message"),
     [
         (answer({**ONE, "embedding": [1.0] * 25}), "a vector has 25 numbers, the first one had 26"),
-        (answer({**ONE, "embedding": [0.0] * 26}), "a vector is zero"),
+        (answer({**ONE, "embedding": [0.0] * 26}), "a vector is zero or too large"),
+        (answer({**ONE, "embedding": [1e300] * 26}), "a vector is zero or too large"),
         (answer(ONE, {**ONE, "index": 1}), "2 vectors for 1 texts"),
         (answer({**ONE, "index": 1}), "1 vectors for 1 texts"),
         (answer(), "0 vectors for 1 texts"),

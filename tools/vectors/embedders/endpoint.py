@@ -90,10 +90,11 @@ class EndpointEmbedder:
             raise EmbedderError(
                 f"{self._about}: a vector has {others.pop()} numbers, the first one had {self.dimension}"
             )
-        array = np.array(rows, np.float32).reshape(len(texts), self.dimension)
-        lengths = np.linalg.norm(array, axis=1, keepdims=True)
-        if not lengths.all():
-            raise EmbedderError(f"{self._about}: a vector is zero")
+        with np.errstate(over="ignore"):  # it is seen below
+            array = np.array(rows, np.float32).reshape(len(texts), self.dimension)
+            lengths = np.linalg.norm(array, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise EmbedderError(f"{self._about}: a vector is zero or too large")
         array /= lengths
         return array
 

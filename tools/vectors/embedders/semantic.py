@@ -54,12 +54,13 @@ class SemanticEmbedder:
         source = await asyncio.to_thread(_source, model)
         if folder is not None:
             return cls(name, await asyncio.to_thread(_load_folder, model, folder, source["model_file"]))
-        try:
-            loaded = await asyncio.to_thread(_load_cached, model, cache)
-        except ValueError:  # fastembed's word for "not in the cache"
+        loaded = await asyncio.to_thread(_load_cached, model, cache)
+        if loaded is None:
             await _check_hub(model, source["sources"]["hf"])
             await _download(model, cache)
             loaded = await asyncio.to_thread(_load_cached, model, cache)
+        if loaded is None:
+            raise EmbedderError(f"what was downloaded into {cache} is not whole: remove it, and try again")
         return cls(name, loaded)
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -100,22 +101,31 @@ def _source(model: str) -> dict[str, Any]:
 
 
 def _load_folder(model: str, folder: Path, model_file: str) -> TextEmbedding:
-    from fastembed import TextEmbedding
-
-    onnx: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    unusable: tuple[type[Exception], ...] = (OSError, ValueError, onnx.Fail, onnx.InvalidGraph, onnx.InvalidProtobuf)
     if missing := [file for file in (model_file, *TOKENIZER) if not (folder / file).is_file()]:
         raise EmbedderError(f"QUARTERDECK_EMBEDDER: {model} needs {', '.join(missing)} in {folder}")
     try:
-        return TextEmbedding(model, specific_model_path=str(folder))
-    except unusable as exc:
+        return _load(model, folder, specific_model_path=str(folder))
+    except ValueError as exc:
         raise EmbedderError(f"QUARTERDECK_EMBEDDER: cannot load {model} from {folder}: {one_line(exc)}") from exc
 
 
-def _load_cached(model: str, cache: Path) -> TextEmbedding:
+def _load_cached(model: str, cache: Path) -> TextEmbedding | None:
+    try:
+        return _load(model, cache, cache_dir=str(cache), local_files_only=True)
+    except ValueError:  # fastembed's word for "not in the cache"
+        return None
+
+
+def _load(model: str, place: Path, **where: Any) -> TextEmbedding:
+    """Raises EmbedderError: the files are there, but damaged; ValueError: fastembed cannot do with them."""
     from fastembed import TextEmbedding
 
-    return TextEmbedding(model, cache_dir=str(cache), local_files_only=True)
+    onnx: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    damaged: tuple[type[Exception], ...] = (OSError, onnx.Fail, onnx.InvalidGraph, onnx.InvalidProtobuf)
+    try:
+        return TextEmbedding(model, **where)
+    except damaged as exc:
+        raise EmbedderError(f"QUARTERDECK_EMBEDDER: cannot load {model} from {place}: {one_line(exc)}") from exc
 
 
 def _without(model: str) -> str:
