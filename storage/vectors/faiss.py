@@ -418,6 +418,8 @@ class FaissVectorStore:
         """Make this the collection's snapshot, and remove those before it."""
         kept = await self._write(lambda writer: writer.keep_snapshot(replica.key, folder))
         await self._in_worker(partial(self._snapshots.prune, replica.key, folder if kept else None))
+        async with self._writing:
+            await self._in_worker(self._database.fold_log)
 
     # ---- threads
 

@@ -52,6 +52,7 @@ class Index:
         self.base = base
         self._dimension = dimension
         codes = kind in ("pq", "hash")
+        self._code_bytes = int(base.sa_code_size()) if codes else 0  # asked once: it takes FAISS some 30 µs
         self._refined: Any = (
             faiss.IndexRefine(base, vectors.index) if codes and isinstance(vectors, RamVectors) else None
         )
@@ -62,7 +63,7 @@ class Index:
         if self.kind == "hnsw":
             size += self.base.hnsw.neighbors.size() * 4
         elif self.base is not None:
-            size += self.base.ntotal * self.base.sa_code_size()
+            size += self.base.ntotal * self._code_bytes
         return int(size)
 
     def add(self, matrix: Matrix, *, stored: bool = False) -> None:
@@ -82,7 +83,7 @@ class Index:
             return queries * size * row
         if self.kind == "hnsw":
             return queries * HNSW_SEARCH[precision] * HNSW_LINKS * row
-        scanned = size * int(self.base.sa_code_size())
+        scanned = size * self._code_bytes
         return queries * (scanned + rerank_factor(self.kind, precision, size) * limit * row)
 
     def nearest(self, queries: Matrix, limit: int, precision: Precision, *, share: float, size: int) -> Slots | None:

@@ -29,10 +29,11 @@ def rank(
     order = np.argsort(scores if info.metric == "l2" else -scores, kind="stable")[:limit]
     if threshold is not None:
         order = order[scores[order] <= threshold if info.metric == "l2" else scores[order] >= threshold]
+    decode_json = json.JSONDecoder().raw_decode  # `loads` looks for blanks around, which no stored payload has
     best: list[int] = order.tolist()
+    values: list[float] = scores[order].tolist()
     return [
-        Hit(found[place][1], value, json.loads(found[place][2]))
-        for place, value in zip(best, scores[order].tolist(), strict=True)
+        Hit(found[place][1], value, decode_json(found[place][2])[0]) for place, value in zip(best, values, strict=True)
     ]
 
 
