@@ -66,7 +66,7 @@ async def test_a_server_that_is_not_there_fails_the_calls_that_need_it(tmp_path:
     settings = {"QUARTERDECK_VECTORS_URL": "http://127.0.0.1:1", "QUARTERDECK_VECTORS_KEY": SECRET}
     async with DeckClient(tmp_path, environment=settings) as deck:
         for _ in range(2):
-            with pytest.raises(ToolRefusedError, match="cannot connect to http://127[.]0[.]0[.]1:1") as refused:
+            with pytest.raises(ToolRefusedError, match="cannot connect to http:") as refused:
                 await deck.call("vector_search", collection="c", vector=[1])
             assert refused.value.answer["code"] == "storage"
         assert (await deck.call("memory_usage", action="store", key="k", value="v"))["success"]
