@@ -74,15 +74,11 @@ class RedisCache:
     async def close(self) -> None:
         await self._client.aclose()
 
-    @property
-    def is_used(self) -> bool:
-        """False for a while after a failure."""
-        return self._clock.monotonic() >= self._closed_until
-
     @contextmanager
     def _guarded(self) -> Generator[bool]:
+        """Yields whether Redis may be asked."""
         try:
-            yield self.is_used
+            yield self._clock.monotonic() >= self._closed_until
         except (RedisError, OSError) as exc:
             self._closed_until = self._clock.monotonic() + PAUSE
             log.warning("the cache at %s is left alone for %.0f s: %s", self._address, PAUSE, one_line(exc))
