@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SecretStr, Tag, ValidationError
 from pydantic_core import ErrorDetails
@@ -27,6 +27,7 @@ from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType, Name
 from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
+from quarterdeck.tools.queries.rules import Rule, Rules
 
 PREFIX = "QUARTERDECK_"
 WEEK = 7 * 24 * 3600
@@ -59,7 +60,7 @@ Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
 
 
 def _runner(value: Any) -> str:
-    return str(value.get("runner", "process") if isinstance(value, dict) else value.runner)
+    return str(cast("dict[str, Any]", value).get("runner", "process") if isinstance(value, dict) else value.runner)
 
 
 OwnType = Annotated[
@@ -80,6 +81,17 @@ class AgentsTable(BaseModel):
     types: dict[Name, OwnType] = Field(default_factory=dict[str, OwnType])
     widest_mode: dict[Name, PermissionMode] = Field(default_factory=dict[str, PermissionMode])
     """Type -> the permission mode that its agents may be raised to."""
+
+
+class OptimizerTable(BaseModel):
+    """The table `[optimizer]` of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rules: Rules = Field(default_factory=list[Rule])
+
+    def __str__(self) -> str:
+        return ", ".join(rule.name for rule in self.rules)
 
 
 def _parse_json(value: Any) -> Any:
@@ -153,6 +165,10 @@ class Settings(BaseSettings):
         description="agent types of [your own](#your-own-agent-types); the variable takes JSON",
     )
     agents_idle_timeout: float = Field(default=900, gt=0, description="seconds after which an agent without work stops")
+    optimizer: Annotated[OptimizerTable, NoDecode, BeforeValidator(_parse_json)] = Field(
+        default_factory=OptimizerTable,
+        description="rules of [your own](#the-optimizer); the variable takes JSON",
+    )
     budget_tokens: int = Field(default=0, ge=0, description=_BUDGET.format("tokens"))
     budget_usd: float = Field(default=0, ge=0, description=_BUDGET.format("US dollars"))
     budget_wall_seconds: float = Field(default=0, ge=0, description=_BUDGET.format("seconds of work"))
@@ -253,8 +269,12 @@ def _explain(error: ErrorDetails) -> str:
         return f"{config_file()}: there is no setting {name!r} (valid: {', '.join(Settings.model_fields)})"
     variable = environment_name(field)
     given = variable if os.environ.get(variable) else f"{config_file()}: {field}"
-    where = ".".join([given, *map(str, error["loc"][1:])])
-    return f"{where}: {'there is no such key' if error['type'] == 'extra_forbidden' else error['msg']}"
+    inside = error["loc"][1:]
+    if field == "agents" and inside[:1] == ("types",):
+        inside = (*inside[:2], *inside[3:])  # pydantic puts the tag of the union between
+    where = ".".join([given, *map(str, inside)])
+    unknown = error["type"] == "extra_forbidden"
+    return f"{where}: {'there is no such key' if unknown else error['msg'].removeprefix('Value error, ')}"
 
 
 def sources(settings: Settings) -> dict[str, str]:
