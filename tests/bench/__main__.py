@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import control, memory, memory_scale, spawn, startup, store, tracker, vector_cache, vectors
+from . import control, memory, memory_scale, spawn, startup, store, tracker, uploads, vector_cache, vectors
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -22,6 +22,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "memory_scale": memory_scale.measure,
     "spawn": spawn.measure,
     "tracker": tracker.measure,
+    "uploads": uploads.measure,
     "control": control.measure,
     "vectors": vectors.measure,
     "vector_cache": vector_cache.measure,
