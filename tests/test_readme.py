@@ -21,6 +21,10 @@ SHOWN_DEFAULTS = {
     "http_token": "none",
     "optimizer": "none",
     "memory_url": "SQLite in the data directory",
+    "objects_url": "a folder in the data directory",
+    "minio_endpoint": "none",
+    "minio_access_key": "none",
+    "minio_secret_key": "none",
     "upload_roots": "the working directory",
 }
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import memory, memory_scale, spawn, startup, store, tracker
+from . import memory, memory_scale, spawn, startup, store, tracker, uploads
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -22,6 +22,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "memory_scale": memory_scale.measure,
     "spawn": spawn.measure,
     "tracker": tracker.measure,
+    "uploads": uploads.measure,
 }
 COLUMNS = ("measure", "ours", "theirs", "they are", "ratio", "target", "ok")
 
