@@ -9,7 +9,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SecretStr, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -71,6 +81,30 @@ OwnType = Annotated[
         custom_error_message="there is no such runner (valid: process, claude, llm)",
     ),
 ]
+
+
+def _check_embedder(value: str) -> str:
+    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
+        raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
+    return value
+
+
+def _check_sync_url(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("http://", "https://", "sqlite:///")):
+        raise ValueError("give http://…, https://… or sqlite:///path/of.db")
+    return value
+
+
+def _check_vectors_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
+        raise ValueError("give http(s)://host:port; an API key is QUARTERDECK_VECTORS_KEY, not part of it")
+    return value
+
+
+def _check_cache_url(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("give redis://…, rediss://… or unix:///path/of/redis.sock")
+    return value
 
 
 class AgentsTable(BaseModel):
@@ -164,6 +198,28 @@ class Settings(BaseSettings):
     http_token: SecretStr | None = Field(
         default=None, min_length=1, description="what callers must send as `Authorization: Bearer …`"
     )
+    embedder: Annotated[str, AfterValidator(_check_embedder)] = Field(
+        default="lexical", description="what makes vectors of [texts](#embedders) in new collections"
+    )
+    embedder_key: SecretStr | None = Field(default=None, description="API key of an embedder's endpoint")
+    embedder_timeout: float = Field(
+        default=30, gt=0, description="seconds that an embedder's endpoint may take for one request"
+    )
+    vectors_url: Annotated[str | None, AfterValidator(_check_vectors_url)] = Field(
+        default=None, description="a Qdrant server that keeps vectors: `http(s)://host:port`"
+    )
+    vectors_key: SecretStr | None = Field(default=None, description="API key of that server")
+    cache_url: Annotated[str | None, AfterValidator(_check_cache_url)] = Field(
+        default=None,
+        description="a cache that decks share, of searches on that server and of vectors of texts: `redis://…`, "
+        "`rediss://…` or `unix:///…`",
+    )
+    sync_url: Annotated[str | None, AfterValidator(_check_sync_url)] = Field(
+        default=None,
+        description="another store of vectors, which `synchronization` agents call `sync:`: a Qdrant server, "
+        "`http(s)://…`, or a file, `sqlite:///…`",
+    )
+    sync_key: SecretStr | None = Field(default=None, description="API key of that server")
     runs_history: int = Field(
         default=30 * 24 * 3600,
         ge=0,
@@ -185,6 +241,21 @@ class Settings(BaseSettings):
     agents_max_alive: int = Field(default=100, ge=1, description="agents alive at once")
     feature_parallel_spawning: bool = Field(
         default=True, validation_alias="FEATURE_PARALLEL_SPAWNING", description="off: agents start one after another"
+    )
+    feature_agentdb_search: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_SEARCH",
+        description="off: every search compares all vectors, as `precision` exact does",
+    )
+    feature_agentdb_batch_insert: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_BATCH_INSERT",
+        description="off: the points of a call are written one by one, still all or none",
+    )
+    feature_agentdb_large_query: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_LARGE_QUERY",
+        description="off: the queries of a call are searched one by one",
     )
     feature_query_control: bool = Field(
         default=True, validation_alias="FEATURE_QUERY_CONTROL", description="off: `query_control` is not offered"

@@ -144,6 +144,8 @@ def _settings() -> Iterator[Finding]:
         return
     yield Finding("ok", f"data directory {data_dir} can be written")
     yield from _backends(data_dir, settings)
+    yield from _cache(settings.cache_url)
+    yield _embedder(settings, data_dir)
 
 
 def _upload_roots(roots: Sequence[Path]) -> Finding:
@@ -157,12 +159,47 @@ def _upload_roots(roots: Sequence[Path]) -> Finding:
 
 def _backends(data_dir: Path, settings: Settings) -> Iterator[Finding]:
     from quarterdeck.storage.runs.sqlite import MIGRATIONS as RUNS
-    from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 
     yield _memory(data_dir, settings.memory_url)
     yield _database("runs", data_dir / "runs.db", len(RUNS))
-    yield _database("vectors", data_dir / "vectors.db", len(VECTORS))
+    yield _vectors(data_dir, settings)
     yield _objects(data_dir / "objects", settings)
+
+
+def _vectors(data_dir: Path, settings: Settings) -> Finding:
+    from quarterdeck.storage.errors import DeckError
+    from quarterdeck.storage.vectors.schema import MIGRATIONS
+
+    if settings.vectors_url is None:
+        return _database("vectors", data_dir / "vectors.db", len(MIGRATIONS))
+    from quarterdeck.storage.vectors.qdrant_server import Server
+
+    key = settings.vectors_key
+    server = Server.at(settings.vectors_url, None if key is None else key.get_secret_value())
+    try:
+        version = asyncio.run(server.version())
+    except DeckError as exc:
+        remedy = "start that server, or correct QUARTERDECK_VECTORS_URL and QUARTERDECK_VECTORS_KEY"
+        return Finding("fail", f"vectors: {exc.message}", remedy)
+    return Finding("ok", f"vectors: Qdrant {version} answers at {server.address}")
+
+
+def _cache(url: str | None) -> Iterator[Finding]:
+    from quarterdeck.storage.errors import DeckError
+    from quarterdeck.storage.remote import without_password
+
+    if url is None:
+        return
+    try:
+        from quarterdeck.storage.memory.redis import RedisMemoryStore
+
+        version = asyncio.run(RedisMemoryStore.server_version(url))
+    except ModuleNotFoundError as exc:
+        yield Finding("fail", f"cache: {exc}", "pip install 'quarterdeck[redis]'")
+    except DeckError as exc:
+        yield Finding("warn", f"cache: {exc.message}", "until it answers, nothing is cached beyond this process")
+    else:
+        yield Finding("ok", f"cache: {version} answers at {without_password(url)}")
 
 
 def _memory(data_dir: Path, url: str | None) -> Finding:
@@ -199,6 +236,28 @@ def _database(name: str, path: Path, newest: int) -> Finding:
         what = f"{name}: {path} has schema {schema}, this program knows up to {newest}"
         return Finding("fail", what, "upgrade quarterdeck, or use another data directory")
     return Finding("ok", f"{name}: {path.name} is sound")
+
+
+def _embedder(settings: Settings, data_dir: Path) -> Finding:
+    """Open the one for new collections; this fetches its model if that is not there yet."""
+    from quarterdeck.storage.cache import TieredCache
+    from quarterdeck.storage.clock import SystemClock
+    from quarterdeck.storage.errors import DeckError
+
+    from .embedders import configured_embedders
+
+    async def opened() -> str:
+        embedders = configured_embedders(settings, data_dir / "models", TieredCache(SystemClock()))
+        try:
+            embedder = await embedders.named(None)
+        finally:
+            await embedders.close()
+        return f"{embedder.name} makes vectors of {embedder.dimension} numbers"
+
+    try:
+        return Finding("ok", f"embedder: {asyncio.run(opened())}")
+    except DeckError as exc:
+        return Finding("warn", f"embedder: {exc.message}", "until then, texts cannot be embedded by it")
 
 
 def _objects(folder: Path, settings: Settings) -> Finding:

@@ -50,7 +50,7 @@ class DeniedError(DeckError):
 
 
 class UnsupportedError(DeckError):
-    """What was chosen for this deck cannot do it; another backend can."""
+    """This backend cannot do it, and says so instead of pretending."""
 
     code = "unsupported"
 

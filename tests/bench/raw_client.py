@@ -128,14 +128,6 @@ class RawClient:
         finally:
             timer.cancel()
 
-    def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Make one call; its structured answer."""
-        os.write(self._to_server, self._encode_call(tool, arguments))
-        answer = self._read_line()
-        _check([answer])
-        content: dict[str, Any] = _result(answer)["structuredContent"]
-        return content
-
     def latencies(self, tool: str, calls: Iterable[Mapping[str, Any]]) -> list[float]:
         """Make the calls one after the other; seconds from each call's write to the end of its answer."""
         requests = [self._encode_call(tool, arguments) for arguments in calls]
@@ -148,6 +140,14 @@ class RawClient:
             seconds.append(perf_counter() - began)
         _check(answers)
         return seconds
+
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Make one call and return its structured answer."""
+        os.write(self._to_server, self._encode_call(tool, arguments))
+        answer = self._read_line()
+        _check([answer])
+        structured: dict[str, Any] = _result(answer)["structuredContent"]
+        return structured
 
     def throughput(self, tool: str, calls: Iterable[Mapping[str, Any]], in_flight: int) -> float:
         """Make the calls, at most `in_flight` unanswered at any time; calls per second.

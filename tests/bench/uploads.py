@@ -112,7 +112,7 @@ def _deck(folder: Path, settings: Mapping[str, str]) -> RawClient:
 
 def _upload(deck: RawClient, files: Sequence[Path]) -> float:
     began = perf_counter()
-    answer = deck.call("upload", {"files": [{"path": str(file)} for file in files]})
+    answer = deck.call("upload", files=[{"path": str(file)} for file in files])
     if answer["count"] != len(files):
         raise ServerFailedError(f"not all were stored: {answer['warnings']}")
     return perf_counter() - began

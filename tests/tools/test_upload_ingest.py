@@ -20,9 +20,9 @@ from quarterdeck.tools.uploads import ingest, reading
 from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.sources import InlineSource, Source
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from tests.clock import ManualClock
+from tests.embedders import offering
 from tests.papers import HTML, docx, pdf
 from tests.ready import ready
 from tests.until import until
@@ -44,7 +44,7 @@ async def library(tmp_path: Path) -> AsyncIterator[Library]:
     objects = LocalObjectStore(tmp_path / "objects")
     points = await FaissVectorStore.open(tmp_path / "vectors.db", clock)
     uploads = UploadService(ready(objects), [tmp_path], clock)
-    vectors = VectorService(ready(points), ready(LexicalEmbedder()), clock)
+    vectors = VectorService(ready(points), offering(), clock)
     yield Library(Ingest(uploads, vectors), uploads, vectors)
     await points.close()
     await objects.close()

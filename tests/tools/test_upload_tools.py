@@ -25,10 +25,9 @@ from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.naming import PREFIX
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import INLINE_BYTES, upload_tools
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from tests.clock import ManualClock
+from tests.embedders import offering
 from tests.ready import ready
 from tests.servers.seaweed import SeaweedServer
 
@@ -83,11 +82,8 @@ async def deck(store: ObjectStore, tmp_path: Path) -> AsyncIterator[Deck]:
     async def open_vectors() -> VectorStore:
         return await FaissVectorStore.open(tmp_path / "vectors.db", ManualClock())
 
-    async def open_embedder() -> Embedder:
-        return LexicalEmbedder()
-
     vectors = OnFirstUse(open_vectors)
-    yield Deck(service, VectorService(vectors, OnFirstUse(open_embedder), ManualClock()))
+    yield Deck(service, VectorService(vectors, offering(), ManualClock()))
     if vectors.opened is not None:
         await vectors.opened.close()
 
