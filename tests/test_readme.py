@@ -27,6 +27,8 @@ SHOWN_DEFAULTS = {
     "minio_endpoint": "none",
     "minio_access_key": "none",
     "minio_secret_key": "none",
+    "cache_url": "none",
+    "embedder_key": "none",
     "sync_key": "none",
     "sync_url": "none",
     "upload_roots": "the working directory",

@@ -20,9 +20,9 @@ from quarterdeck.tools.uploads import ingest, reading
 from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.sources import InlineSource, Source
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from tests.clock import ManualClock
+from tests.embedders import offering
 from tests.papers import HTML, docx, pdf
 from tests.ready import ready
 from tests.until import until
@@ -75,7 +75,7 @@ async def test_every_format_is_found_by_what_it_says(library: Library) -> None:
         ("moon", "notes.md", None),
         ("steer", "pilot.py", None),
     ):
-        ((hit,),) = await library.vectors.search_texts("library", [query], limit=1)
+        ((hit,),) = await library.vectors.search("library", texts=[query], limit=1)
         assert (hit.payload["key"], hit.payload.get("page")) == (keys[name], page), query
         assert query in hit.payload["text"].lower()
     titles = {point["key"]: point["title"] for point in await library.points()}

@@ -25,10 +25,9 @@ from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.naming import PREFIX
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import INLINE_BYTES, upload_tools
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from tests.clock import ManualClock
+from tests.embedders import offering
 from tests.ready import ready
 from tests.servers.seaweed import SeaweedServer
 
