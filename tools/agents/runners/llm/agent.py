@@ -35,7 +35,7 @@ from ..gate import Gate
 from .config import LlmType
 from .conversation import Conversation, load, save
 from .providers import keys
-from .toolset import deck_toolset
+from .toolset import DeckToolset
 
 MESSAGE = 100  # characters of the text that comes in, as progress
 MAX_ERROR = 2000  # characters
@@ -66,8 +66,8 @@ class LlmAgent:
         self._conversation = Conversation()
         self._agent: Agent[object, str] = Agent(
             instructions=_instructions(spec, kind),
-            toolsets=[deck_toolset(tools, call)],
-            retries={"tools": kind.max_requests, "output": kind.max_requests},  # what a model gets wrong is told to it
+            toolsets=[DeckToolset(tools, call, kind.max_requests)],
+            retries=kind.max_requests,  # what a model gets wrong is told to it
         )
         self._gate = Gate()
         self._given_up: str | None = None  # the work that was cancelled
@@ -171,7 +171,9 @@ class LlmAgent:
     def _explain(self, exc: Exception) -> str:
         if isinstance(exc, UsageLimitExceeded):
             return f"it made {self._kind.max_requests} requests (max_requests) and came to no answer"
-        text = str(exc)[:MAX_ERROR]
+        if isinstance(exc, OSError):
+            return f"its conversation could not be kept: {exc}"
+        text = f"{self._model}: {str(exc)[:MAX_ERROR]}"
         for key in keys(self._kind):  # a server may send back what it was sent
             text = text.replace(key, "***")
         return text

@@ -24,14 +24,14 @@ class Conversation:
         """The next query; one that is `resumed` goes on where it was, if it is the last."""
         if resumed and query == self.query:
             return
-        if self.answer is None:
-            self.give_up()
+        self.give_up()
         self.query, self.before, self.answer = query, len(self.messages), None
 
     def give_up(self) -> None:
-        """Forget the last query."""
-        del self.messages[self.before :]
-        self.query = None
+        """Forget the last query, if it has no answer."""
+        if self.answer is None:
+            del self.messages[self.before :]
+            self.query = None
 
     @property
     def responses(self) -> list[ModelResponse]:

@@ -5,26 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic_ai import FunctionToolset, Tool
+from pydantic_ai import RunContext, ToolDefinition
 from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
+from pydantic_core import SchemaValidator, core_schema
 
 from quarterdeck.storage.errors import DeckError
 from quarterdeck.tools.contract import DeckTool
 
 from ...rights import CALLABLE
-from ..base import CallDeck
+from ..base import CallDeck, Json
 
 
-def deck_toolset(tools: Iterable[DeckTool], call: CallDeck) -> FunctionToolset[object]:
+class DeckToolset(AbstractToolset[object]):
     """Those of `tools` that agents may call; `call` makes the call, with the agent's rights."""
-    return FunctionToolset([_offered(tool, call) for tool in tools if tool.name in CALLABLE])
 
+    id = "deck"
 
-def _offered(tool: DeckTool, call: CallDeck) -> Tool[object]:
-    async def run(**arguments: Any) -> Any:
+    def __init__(self, tools: Iterable[DeckTool], call: CallDeck, retries: int) -> None:
+        """A call that is no JSON object is told to the model, `retries` times in a row."""
+        self._call = call
+        any_object = SchemaValidator(core_schema.dict_schema(core_schema.str_schema()))  # the tool checks the rest
+        self._tools = {
+            tool.name: ToolsetTool[object](
+                toolset=self,
+                tool_def=ToolDefinition(
+                    name=tool.name, description=tool.description, parameters_json_schema=tool.parameters
+                ),
+                max_retries=retries,
+                args_validator=any_object,
+            )
+            for tool in tools
+            if tool.name in CALLABLE
+        }
+
+    async def get_tools(self, ctx: RunContext[object]) -> dict[str, ToolsetTool[object]]:
+        del ctx  # always the same
+        return self._tools
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[object], tool: ToolsetTool[object]
+    ) -> Json:
+        del ctx, tool
         try:
-            return await call(tool.name, arguments)
+            return await self._call(name, tool_args)
         except DeckError as exc:
             raise ToolFailed(exc.message) from None  # the model reads it and goes on
-
-    return Tool[object].from_schema(run, tool.name, tool.description, tool.parameters)
