@@ -246,12 +246,12 @@ async def test_nothing_is_sent_while_it_is_held_and_a_new_model_is_that_of_the_n
     assert not pausing.done()  # a request is under way
     go_on.set()
     outcome = await pausing
-    assert (outcome["status"], outcome["lossless"]) == ("applied", True)
+    assert (outcome.get("status"), outcome.get("lossless")) == ("applied", True)
     changed = await seen.agent.set_model("m-large")
-    assert (changed["status"], changed["effectiveAt"]) == ("queued", "next_request")
+    assert (changed.get("status"), changed.get("effectiveAt")) == ("queued", "next_request")
     await asyncio.sleep(0.1)
     assert (server.models, deck.calls) == (["m-small"], [])  # neither a request nor a tool
-    assert (await seen.agent.resume())["status"] == "applied"
+    assert (await seen.agent.resume()).get("status") == "applied"
     assert await running == "done"
     assert server.models == ["m-small", "m-large"]
     assert seen.models == ["m-small", "m-large"]
@@ -266,16 +266,16 @@ async def test_a_hold_among_tools_stands_after_them(start: Start, server: ChatSe
     await deck.entered.wait()
     pausing = asyncio.create_task(seen.agent.pause("hold"))
     deck.open.set()
-    assert (await pausing)["status"] == "applied"
+    assert (await pausing).get("status") == "applied"
     assert (len(server.requests), len(deck.calls)) == (1, 1)
-    assert (await seen.agent.pause("hold"))["status"] == "applied"
+    assert (await seen.agent.pause("hold")).get("status") == "applied"
     await seen.agent.resume()
     assert await running == "done"
 
 
 async def test_a_hold_before_the_work_holds_its_first_request(start: Start, server: ChatServer) -> None:
     seen = await start()
-    assert (await seen.agent.pause("hold"))["status"] == "applied"
+    assert (await seen.agent.pause("hold")).get("status") == "applied"
     running = seen.start()
     await until(lambda: seen.asked)
     await asyncio.sleep(0.05)
@@ -293,7 +293,7 @@ async def test_no_request_is_sent_before_the_budget_allows_it(start: Start, serv
     await until(lambda: seen.asked == 2)
     await asyncio.sleep(0.05)
     assert len(server.requests) == 1
-    assert (await seen.agent.pause("hold"))["status"] == "applied"  # it stands there
+    assert (await seen.agent.pause("hold")).get("status") == "applied"  # it stands there
     seen.budget.set()
     await asyncio.sleep(0.05)
     assert len(server.requests) == 1
@@ -322,7 +322,7 @@ async def test_cancelled_work_leaves_at_once_and_leaves_no_trace(
     elif where == "tool":
         await deck.entered.wait()
     elif where == "hold":
-        assert (await seen.agent.pause("hold"))["status"] == "applied"
+        assert (await seen.agent.pause("hold")).get("status") == "applied"
     await seen.agent.cancel("q1")
     async with asyncio.timeout(5):
         with pytest.raises(WorkCancelledError):
@@ -350,9 +350,9 @@ async def test_what_it_cannot_do_it_says(start: Start) -> None:
     seen = await start()
     assert seen.agent.levels == ("hold",)
     outcome = await seen.agent.execute_command("ls")
-    assert outcome["status"] == "unsupported"
-    assert outcome["alternatives"]
-    assert (await seen.agent.set_permissions("plan"))["status"] == "applied"
+    assert outcome.get("status") == "unsupported"
+    assert outcome.get("alternatives")
+    assert (await seen.agent.set_permissions("plan")).get("status") == "applied"
 
 
 # --- after a server's end
@@ -508,7 +508,7 @@ async def test_a_model_of_another_provider_without_its_key_is_refused_and_the_wo
     models = {"small": "openai-chat:gpt-4o", "large": "anthropic:claude-opus-4-5"}
     seen = await start(base_url=None, model="small", models=models, api_key_env=keys)
     outcome = await seen.agent.set_model("anthropic:claude-opus-4-5")
-    assert (outcome["status"], "NO_SUCH_KEY" in (outcome["reason"] or "")) == ("failed", True)
+    assert (outcome.get("status"), "NO_SUCH_KEY" in str(outcome.get("reason"))) == ("failed", True)
     assert await seen.start() == "done"
     assert server.models == ["gpt-4o"]
 

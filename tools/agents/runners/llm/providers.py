@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.models import Model, infer_model
@@ -32,7 +32,7 @@ def connect(kind: LlmType, name: str) -> Model:
 
     def provider(provider_name: str) -> Provider[Any]:
         # Without its key a provider would look for one in the environment that the configuration does not name.
-        make: Callable[..., Provider[Any]] = infer_provider_class(provider_name)
+        make = cast("Callable[..., Provider[Any]]", infer_provider_class(provider_name))
         return make(api_key=_key(kind, provider_name))
 
     try:

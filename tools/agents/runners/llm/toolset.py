@@ -20,7 +20,9 @@ from ..base import CallDeck, Json
 class DeckToolset(AbstractToolset[object]):
     """Those of `tools` that agents may call; `call` makes the call, with the agent's rights."""
 
-    id = "deck"
+    @property
+    def id(self) -> str:
+        return "deck"
 
     def __init__(self, tools: Iterable[DeckTool], call: CallDeck, retries: int) -> None:
         """A call that is no JSON object is told to the model, `retries` times in a row."""
