@@ -413,6 +413,22 @@ async def test_a_conversation_that_cannot_be_read_is_a_plain_error(
         await start(session="writer-1")
 
 
+async def test_a_conversation_that_cannot_be_kept_ends_the_work_before_its_request(
+    start: Start, server: ChatServer, tmp_path: Path
+) -> None:
+    (tmp_path / "conversations").write_text("in the way")
+    seen = await start()
+    with pytest.raises(WorkError, match="its conversation could not be kept"):
+        await seen.start("first")
+    assert server.requests == []
+    (tmp_path / "conversations").unlink()
+    server.script.append(say("no \ud800 text"))
+    with pytest.raises(WorkError, match="its conversation could not be kept"):
+        await seen.start("second", "q2")
+    assert await seen.start("third", "q3") == "done"
+    assert server.prompts() == ["third"]
+
+
 # --- servers and settings that fail
 
 
@@ -432,7 +448,7 @@ async def test_what_a_server_refuses_is_the_error_of_the_work(
     reply: Reply,
     complaint: str,
 ) -> None:
-    monkeypatch.setenv("WRITER_KEY", "sk-secret")
+    monkeypatch.setenv("WRITER_KEY", "sk-secret\r\n")
     server.script.append(reply)
     seen = await start(api_key_env="WRITER_KEY")
     with pytest.raises(WorkError) as failed:
@@ -456,7 +472,7 @@ async def test_a_busy_server_is_asked_again(start: Start, server: ChatServer) ->
 
 async def test_a_server_that_is_not_there_is_the_error_of_the_work(start: Start, server: ChatServer) -> None:
     seen = await start(base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(WorkError, match=r"(?i)connect"):
+    with pytest.raises(WorkError, match=r"m-small: (?i:connection error)"):
         await seen.start()
 
 
@@ -486,14 +502,16 @@ async def test_a_provider_by_its_name_has_prices(
     ("settings", "complaint"),
     [
         ({"model": "openai:gpt-5", "api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY, which api_key_env names, is not set"),
+        ({"model": "openai:gpt-5", "api_key_env": "BAD_KEY"}, "BAD_KEY, which api_key_env names, holds no key"),
         ({"model": "nobody:gpt-5", "api_key_env": "PATH"}, "nobody"),
         ({"model": "bedrock:claude", "api_key_env": "PATH"}, "bedrock:claude"),
         ({"model": "groq:x", "api_key_env": "PATH"}, "package"),
     ],
 )
 async def test_a_model_that_cannot_be_reached_fails_the_start(
-    start: Start, settings: dict[str, Json], complaint: str
+    start: Start, settings: dict[str, Json], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("BAD_KEY", "sk-é")
     with pytest.raises(AgentDiedError) as died:
         await start(base_url=None, models={}, **settings)
     assert complaint in str(died.value)

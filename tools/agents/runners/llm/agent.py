@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import anyio
 from pydantic_ai import Agent, AgentRun, ModelRequestNode
 from pydantic_ai.exceptions import AgentRunError, UsageLimitExceeded, UserError
+from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_graph import End
@@ -102,12 +102,10 @@ class LlmAgent:
             with anyio.CancelScope() as self._scope:
                 if self._given_up != work.id:
                     return await self._answer(work)
-            await self._give_up()
             if self._ended.done():
                 raise AgentDiedError(self._ended.result())
             raise WorkCancelledError(work.id)
-        except (AgentRunError, UserError, InvalidArgumentError, OSError) as exc:
-            await self._give_up()
+        except (AgentRunError, UserError, InvalidArgumentError) as exc:
             raise WorkError(self._explain(exc)) from None
         finally:
             self._scope = None
@@ -158,21 +156,17 @@ class LlmAgent:
             work.on_model(name if _is_same(response.model_name, model.model_name) else response.model_name)
         work.on_usage(self._conversation.used())
 
-    async def _keep(self, messages: Sequence[Any]) -> None:
+    async def _keep(self, messages: Sequence[ModelMessage]) -> None:
         self._conversation.messages = list(messages)
-        await asyncio.to_thread(save, self._conversation, self._file)
-
-    async def _give_up(self) -> None:
-        """The work came to no answer."""
-        self._conversation.give_up()
-        if self._file.exists():
-            await asyncio.to_thread(save, self._conversation, self._file)
+        try:
+            with anyio.CancelScope(shield=True):  # two writers at once would spoil the file
+                await asyncio.to_thread(save, self._conversation, self._file)
+        except (OSError, ValueError) as exc:  # no space is left, or there is text that is no Unicode
+            raise WorkError(f"its conversation could not be kept: {exc}") from None
 
     def _explain(self, exc: Exception) -> str:
         if isinstance(exc, UsageLimitExceeded):
             return f"it made {self._kind.max_requests} requests (max_requests) and came to no answer"
-        if isinstance(exc, OSError):
-            return f"its conversation could not be kept: {exc}"
         text = f"{self._model}: {str(exc)[:MAX_ERROR]}"
         for key in keys(self._kind):  # a server may send back what it was sent
             text = text.replace(key, "***")

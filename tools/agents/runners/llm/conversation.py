@@ -24,14 +24,9 @@ class Conversation:
         """The next query; one that is `resumed` goes on where it was, if it is the last."""
         if resumed and query == self.query:
             return
-        self.give_up()
-        self.query, self.before, self.answer = query, len(self.messages), None
-
-    def give_up(self) -> None:
-        """Forget the last query, if it has no answer."""
         if self.answer is None:
             del self.messages[self.before :]
-            self.query = None
+        self.query, self.before, self.answer = query, len(self.messages), None
 
     @property
     def responses(self) -> list[ModelResponse]:
@@ -59,7 +54,7 @@ def load(path: Path) -> Conversation:
 
 
 def save(conversation: Conversation, path: Path) -> None:
-    """Replace the file as a whole; only its owner may read it. Raises OSError."""
+    """Replace the file as a whole; only its owner may read it. Raises OSError, ValueError."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     part = path.with_suffix(".part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

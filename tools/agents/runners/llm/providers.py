@@ -49,12 +49,18 @@ def _key(kind: LlmType, provider: str) -> str | None:
     variable = kind.key_variable(provider)
     if variable is None:
         return None
-    if not (key := os.environ.get(variable)):
+    if not (key := _read(variable)):
         raise InvalidArgumentError(f"the environment variable {variable}, which api_key_env names, is not set")
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidArgumentError(f"the environment variable {variable}, which api_key_env names, holds no key")
     return key
 
 
 def keys(kind: LlmType) -> list[str]:
     """What must be in no text."""
-    variables = [kind.api_key_env] if isinstance(kind.api_key_env, str) else list(kind.api_key_env.values())
-    return [key for variable in variables if (key := os.environ.get(variable))]
+    variables = [kind.api_key_env] if isinstance(kind.api_key_env, str) else kind.api_key_env.values()
+    return [key for variable in variables if (key := _read(variable))]
+
+
+def _read(variable: str) -> str:
+    return os.environ.get(variable, "").strip()  # files of variables leave line ends
