@@ -28,6 +28,7 @@ class Reply:
     error: str = "no luck"
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     cut: bool = False  # the connection ends before the answer does
+    raw: str | None = None  # what it sends instead of anything of the protocol
     usage: bool = True
     model: str | None = None  # that it says it is; None: the one that was asked for
 
@@ -85,6 +86,8 @@ class ChatServer:
         if reply.status != 200:
             error = {"error": {"message": reply.error, "type": "stand_in"}}
             return web.json_response(error, status=reply.status, headers=reply.headers)
+        if reply.raw is not None:
+            return web.Response(text=reply.raw, content_type="text/event-stream")
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         try:

@@ -438,7 +438,10 @@ async def test_a_conversation_that_cannot_be_kept_ends_the_work_before_its_reque
         (Reply(status=400, error="context too long"), "context too long"),
         (Reply(status=401, error="wrong key: sk-secret"), "401"),
         (Reply(status=404, error="there is no m-small"), "there is no m-small"),
-        (say("a", cut=True), "m-small"),
+        (say("a", cut=True), "m-small: "),
+        (Reply(raw="<html>It works!</html>"), "m-small: "),
+        (Reply(raw="data: {nonsense\n\n"), "m-small: "),
+        (Reply(raw='data: {"error": {"message": "out of memory"}}\n\n'), "out of memory"),
     ],
 )
 async def test_what_a_server_refuses_is_the_error_of_the_work(
@@ -468,6 +471,18 @@ async def test_a_busy_server_is_asked_again(start: Start, server: ChatServer) ->
     server.script.extend(Reply(status=429, headers={"retry-after-ms": "1"}) for _ in range(9))
     with pytest.raises(WorkError, match="429"):
         await seen.start("again", "q2")
+
+
+async def test_an_error_names_the_model_that_was_asked(start: Start, server: ChatServer) -> None:
+    go_on = asyncio.Event()
+    server.script.append(say("a", "b", go_on=go_on, cut=True))
+    seen = await start()
+    running = seen.start()
+    await until(lambda: seen.progress)
+    await seen.agent.set_model("m-large")
+    go_on.set()
+    with pytest.raises(WorkError, match="m-small: "):
+        await running
 
 
 async def test_a_server_that_is_not_there_is_the_error_of_the_work(start: Start, server: ChatServer) -> None:

@@ -58,6 +58,7 @@ class LlmAgent:
         self._kind = kind
         self._connect = connect
         self._model = spec.model or kind.models.get(kind.model, kind.model)  # of the next request
+        self._asked = self._model  # by the last one
         self._connected: dict[str, Model] = {}
         self._connections = AsyncExitStack()
         self._session = spec.session or spec.id
@@ -140,7 +141,7 @@ class LlmAgent:
 
     async def _request(self, node: ModelRequestNode[object, str], run: AgentRun[object, str], work: Work) -> None:
         await self._gate.boundary(work, spends=True)
-        name = self._model  # it may have been changed meanwhile
+        name = self._asked = self._model  # it may have been changed meanwhile
         model = run.ctx.deps.model = await self._model_of(name)
         count = len(self._conversation.responses) + 1
         async with node.stream(run.ctx) as stream:
@@ -162,15 +163,16 @@ class LlmAgent:
             with anyio.CancelScope(shield=True):  # two writers at once would spoil the file
                 await asyncio.to_thread(save, self._conversation, self._file)
         except (OSError, ValueError) as exc:  # no space is left, or there is text that is no Unicode
+            self._conversation.answer = None
             raise WorkError(f"its conversation could not be kept: {exc}") from None
 
     def _explain(self, exc: Exception) -> str:
         if isinstance(exc, UsageLimitExceeded):
             return f"it made {self._kind.max_requests} requests (max_requests) and came to no answer"
-        text = f"{self._model}: {str(exc)[:MAX_ERROR]}"
+        text = str(exc)
         for key in keys(self._kind):  # a server may send back what it was sent
             text = text.replace(key, "***")
-        return text
+        return f"{self._asked}: {text[:MAX_ERROR]}"
 
     async def cancel(self, work_id: str) -> None:
         """Leave at once; a request that is under way is given up."""
