@@ -159,6 +159,21 @@ class Settings(BaseSettings):
     feature_parallel_spawning: bool = Field(
         default=True, validation_alias="FEATURE_PARALLEL_SPAWNING", description="off: agents start one after another"
     )
+    feature_agentdb_search: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_SEARCH",
+        description="off: every search compares all vectors, as `precision` exact does",
+    )
+    feature_agentdb_batch_insert: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_BATCH_INSERT",
+        description="off: the points of a call are written one by one, still all or none",
+    )
+    feature_agentdb_large_query: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_LARGE_QUERY",
+        description="off: the queries of a call are searched one by one",
+    )
     feature_query_control: bool = Field(
         default=True, validation_alias="FEATURE_QUERY_CONTROL", description="off: `query_control` is not offered"
     )

@@ -125,9 +125,14 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         async def open_vectors() -> VectorStore:
             # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
             await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
-            from quarterdeck.storage.vectors.faiss import FaissVectorStore
+            from quarterdeck.storage.vectors.faiss import FaissVectorStore, Shortcuts
 
-            return await FaissVectorStore.open(vectors_path, clock)
+            shortcuts = Shortcuts(
+                index=settings.feature_agentdb_search,
+                batch_insert=settings.feature_agentdb_batch_insert,
+                batch_search=settings.feature_agentdb_large_query,
+            )
+            return await FaissVectorStore.open(vectors_path, clock, shortcuts)
 
         async def open_embedder() -> Embedder:
             from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
