@@ -38,6 +38,8 @@ from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.commands import CommandType
+from quarterdeck.tools.agents.runners.llm.config import LlmType
+from quarterdeck.tools.agents.runners.llm.runner import LlmRunner
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
@@ -112,6 +114,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     clock = clock or SystemClock()
     own = own_types(settings)
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
+    models = {name: kind for name, kind in own.items() if isinstance(kind, LlmType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -185,7 +188,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runners={"process": ProcessRunner(children, commands)},
+            runners={"process": ProcessRunner(children, commands), "llm": LlmRunner(models, tools.values)},
             types=spawnable(settings, own),
             call_deck=call_tool,
             ledger=ledger,
