@@ -125,10 +125,13 @@ class VectorStore(Protocol):
         """Remove a collection and return how many points it had."""
         ...
 
-    async def replace(self, name: str, successor: str) -> None:
+    async def replace(self, name: str, successor: str, *, unchanged_since: str | None = None) -> None:
         """Give the collection `successor` the name `name`, in one step; what had that name is dropped.
 
-        A search beside it sees all of the one or all of the other.
+        A search beside it sees all of the one or all of the other. `unchanged_since` is a change token of `name`.
+
+        Raises:
+            ConflictError: points of `name` have been written or deleted since that token.
         """
         ...
 

@@ -161,7 +161,7 @@ class FaissVectorStore:
         with self._database.read_inline() as reader:
             collection = self._known(reader, name)
             ended = reader.latest_end(collection.key, self._clock.now())
-        return f"{collection.key}.{collection.sequence}.{ended}"
+        return f"{collection.change}.{ended}"
 
     async def collections(self, *, limit: int, after: str = "") -> list[CollectionInfo]:
         with self._database.read_inline() as reader:
@@ -174,9 +174,10 @@ class FaissVectorStore:
         await self._in_worker(partial(self._snapshots.prune, collection.key))
         return count
 
-    async def replace(self, name: str, successor: str) -> None:
+    async def replace(self, name: str, successor: str, *, unchanged_since: str | None = None) -> None:
         now = self._clock.now()
-        replaced = await self._write(lambda writer: writer.replace(name, successor, now))
+        change = unchanged_since and unchanged_since.rpartition(".")[0]  # an end is no change of the table
+        replaced = await self._write(lambda writer: writer.replace(name, successor, now, change))
         if replaced is not None:
             self._replicas.pop(name, None)
             if successor in self._replicas:

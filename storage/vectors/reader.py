@@ -39,6 +39,11 @@ class Collection:
         self.snapshot: str | None = row[4]
         self.info = CollectionInfo(*row[5:])
 
+    @property
+    def change(self) -> str:
+        """Names the last change, of whichever collection has had this name."""
+        return f"{self.key}.{self.sequence}"
+
 
 class Reader:
     def __init__(self, connection: sqlite3.Connection) -> None:

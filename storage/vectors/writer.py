@@ -51,10 +51,16 @@ class Writer:
         self._connection.execute(f"DROP TABLE IF EXISTS {texts_table(collection.key)}")
         return collection, count
 
-    def replace(self, name: str, successor: str, now: int) -> Collection | None:
-        """Give `successor` the name `name` and return what had that; None if they are the same."""
+    def replace(self, name: str, successor: str, now: int, change: str | None) -> Collection | None:
+        """Give `successor` the name `name` and return what had that; None if they are the same.
+
+        Raises:
+            ConflictError: the last change of `name` is not `change`, where one is given.
+        """
         reader = Reader(self._connection)
         old, new = reader.find(name), reader.find(successor)
+        if change not in (None, old.change):
+            raise ConflictError(f"collection '{name}' was changed meanwhile: try again")
         if old.key == new.key:
             return None
         self.drop(name, now)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import control, memory, memory_scale, spawn, startup, store, tracker, vectors
+from . import control, memory, memory_scale, spawn, startup, store, tracker, vector_cache, vectors
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -24,6 +24,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "tracker": tracker.measure,
     "control": control.measure,
     "vectors": vectors.measure,
+    "vector_cache": vector_cache.measure,
 }
 ON_REQUEST: dict[str, Callable[[Path], list[Figure]]] = {"vectors_large": vectors.measure_large}  # minutes, gigabytes
 COLUMNS = ("measure", "ours", "theirs", "they are", "ratio", "target", "ok")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from quarterdeck.storage.cache import TieredCache
 from quarterdeck.storage.errors import (
     ConflictError,
     DeckError,
@@ -34,10 +35,13 @@ from quarterdeck.storage.vectors.base import (
     Point,
     VectorStore,
 )
+from quarterdeck.storage.vectors.cache import CachingVectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
+from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from tests.clock import ManualClock
 from tests.docstrings import docstrings
+from tests.servers.qdrant import QDRANTS, qdrant_place
 
 Matrix = NDArray[np.float32]
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
@@ -49,12 +53,19 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["faiss"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[VectorStore]:
-    stores = {"faiss": lambda: FaissVectorStore.open(tmp_path / "vectors.db", clock)}
-    opened = await stores[request.param]()
-    yield opened
-    await opened.close()
+@pytest.fixture(params=["faiss", "cached faiss", *QDRANTS])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[VectorStore]:
+    if request.param.endswith("faiss"):
+        opened: VectorStore = await FaissVectorStore.open(tmp_path / "vectors.db", clock)
+        yield opened if request.param == "faiss" else CachingVectorStore(opened, TieredCache(clock))
+        await opened.close()
+    else:
+        async with qdrant_place(request, monkeypatch) as place:
+            opened = await QdrantVectorStore.open(*place, clock)
+            yield opened
+            await opened.close()
 
 
 def ids(hits: Sequence[Hit]) -> list[str]:
@@ -183,6 +194,20 @@ async def test_a_successor_takes_the_name_over(store: VectorStore) -> None:
         with pytest.raises(NotFoundError, match="nowhere"):
             await store.replace(*pair)
     assert await store.count("c") == 1
+
+
+async def test_a_successor_does_not_take_over_what_has_changed(store: VectorStore) -> None:
+    await store.upsert("c", [Point("old", EAST)])
+    token = await store.change_token("c")
+    if token is None:
+        pytest.skip("this store cannot tell")
+    await store.upsert("next", [Point("new", EAST)])
+    await store.upsert("c", [Point("late", EAST)])
+    with pytest.raises(ConflictError, match="'c' was changed meanwhile"):
+        await store.replace("c", "next", unchanged_since=token)
+    assert sorted(await nearest(store, EAST)) == ["late", "old"]
+    await store.replace("c", "next", unchanged_since=await store.change_token("c"))
+    assert await nearest(store, EAST) == ["new"]
 
 
 async def test_text_is_searched_by_its_words(store: VectorStore, clock: ManualClock) -> None:
