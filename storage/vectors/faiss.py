@@ -398,8 +398,8 @@ class FaissVectorStore:
             return
         finally:
             replica.building = replica.building_kind = None
-        if replica.generation is not None and (wish := replica.next_structure(replica.generation.info)) is not None:
-            self._start_building(name, replica, wish)  # for what has come meanwhile
+        if (following := replica.next_structure(generation.info)) is not None:
+            self._start_building(name, replica, following)  # for what has come meanwhile
 
     def _built(self, replica: Replica, wish: Structure) -> tuple[Generation, str] | None:
         """In a thread: a new index and the folder that keeps it; None if the collection is gone."""

@@ -49,7 +49,10 @@ class Snapshots:
 
     def size(self, name: str | None) -> int:
         """Bytes of a snapshot's files."""
-        return sum(path.stat().st_size for path in (self._root / name).iterdir()) if name else 0
+        try:
+            return sum(path.stat().st_size for path in (self._root / name).iterdir()) if name else 0
+        except FileNotFoundError:  # a newer one has just taken its place
+            return 0
 
     def save(self, generation: Generation, folder: Path) -> None:
         """Write and flush all of it; vectors that are mapped from this folder are there already."""
