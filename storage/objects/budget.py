@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from io import BytesIO
 
 
 class MemoryBudget:
@@ -13,6 +14,8 @@ class MemoryBudget:
         self._free = size
         self._turn = asyncio.Lock()  # fair: a large request is not passed over for ever by small ones
         self._freed = asyncio.Event()
+        self.spare: list[BytesIO] = []
+        """Large buffers to be used again: where they are freed and made anew, malloc keeps ever more for itself."""
 
     async def take(self, size: int) -> None:
         """Wait until `size` bytes are free; more than there are at all counts as all of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, unquote
 
@@ -20,7 +21,8 @@ from .s3_put import MARK, PART_BYTES, SHA256, LeftOver, Put
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
-MEMORY_BYTES = 6 * PART_BYTES  # of contents that are on their way
+MEMORY_BYTES = 4 * PART_BYTES  # of contents that are on their way
+LARGE_AT_ONCE = 4  # files in parts; more would only wait for memory, and hold some
 DESCRIBED_AT_ONCE = 32
 PAGE = 1_000  # keys that S3 lists at once
 NAME_BYTES = 1_500  # of the encoded name; all metadata of an object may have 2 KB
@@ -39,6 +41,7 @@ class S3ObjectStore:
     def __init__(self, bucket: S3Bucket) -> None:
         self._bucket = bucket
         self._memory = MemoryBudget(MEMORY_BYTES)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._left_over = LeftOver(bucket)
         self._describing = asyncio.Semaphore(DESCRIBED_AT_ONCE)
 
@@ -77,7 +80,9 @@ class S3ObjectStore:
             metadata={NAME: encoded, CREATED_AT: str(created_at)},
             stored=stored,
         )
-        return ObjectInfo(key, unquote(encoded, errors="ignore"), content_type, size, await put.run(), created_at)
+        async with self._large if size > PART_BYTES else nullcontext():
+            sha256 = await put.run()
+        return ObjectInfo(key, unquote(encoded, errors="ignore"), content_type, size, sha256, created_at)
 
     async def stat(self, key: str) -> ObjectInfo | None:
         check_key(key)
