@@ -23,6 +23,7 @@ from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.vectors.service import VectorService
+from tests.embedders import offering
 from tests.ready import ready
 
 
@@ -72,6 +73,6 @@ if __name__ == "__main__":
         store = SqliteMemoryStore(Path(folder) / "memory.db")
         memory = MemoryService(ready(store), SystemClock(), default_ttl=0, restore_window=0)
         uploads = UploadService(OnFirstUse(_never), [], SystemClock())
-        ingest = Ingest(uploads, VectorService(OnFirstUse(_never), OnFirstUse(_never), SystemClock()))
+        ingest = Ingest(uploads, VectorService(OnFirstUse(_never), offering(), SystemClock()))
         deck = Deck(Settings(), Path(folder), SystemClock(), _tools(), CallMeter(), memory, uploads, ingest)
         anyio.run(DeckServer(deck).run_stdio_async)
