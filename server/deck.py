@@ -32,6 +32,8 @@ from quarterdeck.tools.agents.builtin.catalogue import CREWS
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.children import Subprocesses
+from quarterdeck.tools.agents.runners.claude.config import ClaudeType
+from quarterdeck.tools.agents.runners.claude.runner import ClaudeRunner
 from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
@@ -101,6 +103,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     clock = clock or SystemClock()
     own = own_types(settings)
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
+    claude = {name: kind for name, kind in own.items() if isinstance(kind, ClaudeType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -157,7 +160,10 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runners={"process": ProcessRunner(children, commands)},
+            runners={
+                "process": ProcessRunner(children, commands),
+                "claude": ClaudeRunner(children, claude, settings.agents.widest_mode),
+            },
             types=spawnable(settings, own),
             call_deck=call_tool,
             ledger=ledger,
