@@ -185,7 +185,9 @@ class Session:
     def _take(self, message: dict[str, Json]) -> None:
         work = self._work
         kind = message.get("type")
-        if kind == "system":
+        if kind == "control_response":
+            self._see_mode((message["response"].get("response") or {}).get("mode"))  # which the SDK does not pass on
+        elif kind == "system":
             self._see_mode(message.get("permissionMode"))
             if message.get("subtype") == "init":
                 self.commands = message["slash_commands"]
