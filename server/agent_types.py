@@ -44,17 +44,17 @@ def spawnable(settings: Settings, types: Mapping[str, OwnType]) -> dict[str, Spa
     widest = settings.agents.widest_mode
     kinds = {name: SpawnableType.built_in(kind, widest.get(name)) for name, kind in TYPES.items()}
     for name, kind in types.items():
-        modelled = not isinstance(kind, CommandType)
+        command = kind if isinstance(kind, CommandType) else None
         kinds[name] = SpawnableType(
             name,
             kind.runner,
             owns=frozenset({name}),
-            model=kind.model if modelled else None,
-            models=kind.models if modelled else {},
+            model=None if isinstance(kind, CommandType) else kind.model,
+            models={} if isinstance(kind, CommandType) else kind.models,
             widest=widest.get(name),
             sandboxed=isinstance(kind, ClaudeType) and kind.sandbox,
             cwd=None if isinstance(kind, LlmType) else kind.cwd,
-            restarted=isinstance(kind, CommandType) and kind.restart == "on-failure",
+            restarted=command is not None and command.restart == "on-failure",
         )
     return kinds
 

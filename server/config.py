@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
@@ -58,7 +58,7 @@ Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
 
 
 def _runner(value: Any) -> str:
-    return str(value.get("runner", "process") if isinstance(value, dict) else value.runner)
+    return str(cast("dict[str, Any]", value).get("runner", "process") if isinstance(value, dict) else value.runner)
 
 
 OwnType = Annotated[
@@ -214,7 +214,10 @@ def _explain(error: ErrorDetails) -> str:
         return f"{config_file()}: there is no setting {name!r} (valid: {', '.join(Settings.model_fields)})"
     variable = environment_name(field)
     given = variable if os.environ.get(variable) else f"{config_file()}: {field}"
-    where = ".".join([given, *map(str, error["loc"][1:])])
+    inside = error["loc"][1:]
+    if field == "agents" and inside[:1] == ("types",):
+        inside = (*inside[:2], *inside[3:])  # pydantic puts the tag of the union between
+    where = ".".join([given, *map(str, inside)])
     return f"{where}: {'there is no such key' if error['type'] == 'extra_forbidden' else error['msg']}"
 
 

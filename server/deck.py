@@ -43,9 +43,13 @@ from quarterdeck.tools.contract import DeckTool
 from quarterdeck.tools.memory.limits import Limits
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
+from quarterdeck.tools.queries.controls import Controls
+from quarterdeck.tools.queries.desk import ControlDesk
+from quarterdeck.tools.queries.live import LiveQueries
 from quarterdeck.tools.queries.manager import QueryManager
 from quarterdeck.tools.queries.optimizer import Optimizer
 from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
+from quarterdeck.tools.queries.spending import Spending
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
@@ -173,10 +177,19 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             max_alive=settings.agents_max_alive,
             idle_timeout=settings.agents_idle_timeout,
         )
-        queries = QueryManager(runs=runs, orchestrator=orchestrator, tracker=tracker, ledger=ledger, clock=clock)
+        spending = Spending(ledger)
+        live = LiveQueries(runs=runs, orchestrator=orchestrator, tracker=tracker, spending=spending, clock=clock)
+        stack.push_async_callback(live.close)
+        controls = Controls(live=live, runs=runs, orchestrator=orchestrator, spending=spending, clock=clock)
+        stack.push_async_callback(controls.close)
+        queries = QueryManager(live=live, runs=runs, orchestrator=orchestrator, spending=spending, clock=clock)
         stack.push_async_callback(queries.close)
+        desk = ControlDesk(live=live, controls=controls, manager=queries, runs=runs, owner=owner, clock=clock)
+        stack.push_async_callback(desk.close)
         stack.push_async_callback(orchestrator.close)
-        optimizer = Optimizer(queries, clock, enabled=settings.feature_adaptive_opt)
+        serving = asyncio.create_task(desk.serve())
+        stack.callback(serving.cancel)
+        optimizer = Optimizer(live, desk, clock, enabled=settings.feature_adaptive_opt)
         stack.push_async_callback(optimizer.stop)
         meter = CallMeter()
         status = StatusTools(
@@ -204,7 +217,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 ),
                 own_types=list(own),
             ),
-            query_tools(QueryTools(queries, clock), control=settings.feature_query_control),
+            query_tools(QueryTools(queries, desk, clock), control=settings.feature_query_control),
             upload_tools(uploads),
             vector_tools(vectors),
             optimizer_tools(optimizer),
@@ -224,7 +237,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
 
         jobs = [
             (1, orchestrator.tick),
-            (1, queries.tick),
+            (1, live.tick),
             (1, tracker.tick),
             (1, children.warm_up),  # not at the start, where a client waits for the first answer
             (RECOVER_EVERY, recovery.recover),

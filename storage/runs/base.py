@@ -112,6 +112,22 @@ class Audit:
     outcome: Mapping[str, Json]
 
 
+RequestStatus = Literal["asked", "taken", "answered", "withdrawn"]
+
+
+@dataclass(slots=True)
+class Request:
+    """A control that one server asks of another, which owns the query. `answer` is what became of it."""
+
+    id: str
+    query_id: str
+    owner: ProcessId
+    asked_at: int
+    control: dict[str, Json]
+    status: RequestStatus = "asked"
+    answer: dict[str, Json] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Rows, newest first; `next` continues after them and is None at the end."""
@@ -168,8 +184,21 @@ class RunStore(Protocol):
         """One query's controls, oldest first."""
         ...
 
+    async def add_request(self, request: Request) -> None: ...
+
+    async def put_request(self, request: Request, *, expected: RequestStatus) -> bool:
+        """Replace the request if it has that status; False if it has not, and nothing was written."""
+        ...
+
+    async def get_request(self, request_id: str) -> Request | None: ...
+
+    async def requests_of(self, owner: ProcessId) -> list[Request]:
+        """What was asked of a server and not taken yet, oldest first. Asked many times a second: must be cheap."""
+        ...
+
     async def purge(self, *, before: int, limit: int) -> int:
-        """Forget what is older than `before`: events, audit, and agents and queries that ended by then. Live ones stay.
+        """Forget what is older than `before`: events, audit, requests, and agents and queries that ended by then. Live
+        ones stay.
 
         Looks at the oldest `limit` of each kind; returns how many are gone.
         """

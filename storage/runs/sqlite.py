@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from ..sqlite import Database, Durability
-from .base import Agent, AgentStatus, Audit, Event, Page, Query, QueryStatus
+from .base import Agent, AgentStatus, Audit, Event, Page, ProcessId, Query, QueryStatus, Request, RequestStatus
 
 T = TypeVar("T")
 
@@ -19,6 +19,7 @@ AGENT = TypeAdapter(Agent)
 QUERY = TypeAdapter(Query)
 EVENT = TypeAdapter(Event)
 AUDIT = TypeAdapter(Audit)
+REQUEST = TypeAdapter(Request)
 
 MIGRATIONS = [
     """
@@ -57,15 +58,25 @@ MIGRATIONS = [
     UPDATE queries SET ended_at = json_extract(data, '$.ended_at');
     CREATE INDEX queries_by_end ON queries (ended_at) WHERE ended_at IS NOT NULL;
     """,
+    """
+    CREATE TABLE requests (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        owner TEXT NOT NULL,
+        status TEXT NOT NULL,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX requests_asked ON requests (owner, seq) WHERE status = 'asked';
+    """,
 ]
 
 _PURGE = (
     *(
         f"""
         DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} ORDER BY seq LIMIT :limit)
-            AND json_extract(data, '$.at') < :before
+            AND json_extract(data, '$.{time}') < :before
         """
-        for table in ("events", "audit")
+        for table, time in (("events", "at"), ("audit", "at"), ("requests", "asked_at"))
     ),
     *(
         f"""
@@ -152,6 +163,31 @@ class SqliteRunStore:
         rows = await self._db.scan("SELECT data FROM audit WHERE query_id = ? ORDER BY seq", (query_id,))
         return [AUDIT.validate_json(data) for (data,) in rows]
 
+    async def add_request(self, request: Request) -> None:
+        row = (request.id, _key(request.owner), request.status, _dump(request))
+
+        def add(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO requests (id, owner, status, data) VALUES (?, ?, ?, ?)", row)
+
+        await self._db.write(add)
+
+    async def put_request(self, request: Request, *, expected: RequestStatus) -> bool:
+        values = (request.status, _dump(request), request.id, expected)
+
+        def put(connection: sqlite3.Connection) -> bool:
+            sql = "UPDATE requests SET status = ?, data = ? WHERE id = ? AND status = ?"
+            return connection.execute(sql, values).rowcount == 1
+
+        return await self._db.write(put)
+
+    async def get_request(self, request_id: str) -> Request | None:
+        rows = self._db.read("SELECT data FROM requests WHERE id = ?", (request_id,))
+        return REQUEST.validate_json(rows[0][0]) if rows else None
+
+    async def requests_of(self, owner: ProcessId) -> list[Request]:
+        sql = "SELECT data FROM requests WHERE owner = ? AND status = 'asked' ORDER BY seq"
+        return [REQUEST.validate_json(data) for (data,) in self._db.read(sql, (_key(owner),))]
+
     async def purge(self, *, before: int, limit: int) -> int:
         values = {"before": before, "limit": limit}
         return await self._db.write(lambda connection: sum(connection.execute(sql, values).rowcount for sql in _PURGE))
@@ -193,5 +229,9 @@ class SqliteRunStore:
         return Page([rows_of.validate_json(data) for _, data in shown], shown[-1][0] if len(rows) > limit else None)
 
 
-def _dump(row: Agent | Query | Event | Audit) -> str:
+def _key(process: ProcessId) -> str:
+    return f"{process.host} {process.boot} {process.pid} {process.started}"
+
+
+def _dump(row: Agent | Query | Event | Audit | Request) -> str:
     return to_json(row).decode()

@@ -24,6 +24,7 @@ from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor
 from quarterdeck.tools.agents.tracker import Tracker
+from quarterdeck.tools.agents.types import SpawnableType
 from quarterdeck.tools.memory.service import MemoryService
 
 from .measure import Figure, median_ratio
@@ -83,8 +84,8 @@ async def _orchestrator(
         runs=runs,
         tracker=kind(memory, clock),
         clock=clock,
-        runner=ProcessRunner(supervisor, {}),
-        types=TYPES,
+        runners={"process": ProcessRunner(supervisor)},
+        types={name: SpawnableType.built_in(kind, None) for name, kind in TYPES.items()},
         call_deck=no_calls,
         ledger=Ledger({}),
         owner=processes.identify(os.getpid()),

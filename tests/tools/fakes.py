@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from quarterdeck.tools.agents.runners.base import (
     AgentSpec,
     CallDeck,
     Outcome,
+    PauseLevel,
     Usage,
     Work,
     WorkCancelledError,
@@ -27,7 +28,11 @@ from quarterdeck.tools.agents.runners.base import (
 from quarterdeck.tools.agents.tracker import Tracker
 from quarterdeck.tools.agents.types import SpawnableType
 from quarterdeck.tools.memory.service import MemoryService
+from quarterdeck.tools.queries.controls import Controls
+from quarterdeck.tools.queries.desk import ControlDesk
+from quarterdeck.tools.queries.live import LiveQueries
 from quarterdeck.tools.queries.manager import QueryManager
+from quarterdeck.tools.queries.spending import Spending
 from tests.clock import ManualClock
 from tests.ready import ready
 
@@ -47,6 +52,9 @@ class FakeAgent:
         self.obedient = True
         self.started = asyncio.Event()
         self.can_pause = True
+        self.boundary: asyncio.Future[Outcome] | None = None
+        self.models: list[str] = []
+        self.modes: list[str] = []
         self._work: asyncio.Future[Any] | None = None
         self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.work: Work | None = None
@@ -74,14 +82,39 @@ class FakeAgent:
         if self.obedient:
             self.fail(WorkCancelledError(work_id))
 
-    async def pause(self) -> Outcome:
+    levels: Sequence[PauseLevel] = ("freeze", "hold")
+
+    async def pause(self, level: PauseLevel) -> Outcome:
         if not self.can_pause:
             return {"status": "failed", "reason": "would not stand still"}
+        if level == "hold":
+            self.boundary = asyncio.get_running_loop().create_future()
+            outcome = await self.boundary
+            self.paused = outcome.get("status") == "applied"
+            return outcome
         self.paused = True
         return {"status": "applied", "effectiveAt": "now", "level": "freeze", "lossless": True}
 
+    def reach_boundary(self) -> None:
+        """What a hold waits for."""
+        assert self.boundary is not None
+        self.boundary.set_result({"status": "applied", "effectiveAt": "now", "level": "hold", "lossless": True})
+
+    async def set_model(self, model: str) -> Outcome:
+        self.models.append(model)
+        return {"status": "queued", "effectiveAt": "next_request"}
+
+    async def set_permissions(self, mode: str) -> Outcome:
+        self.modes.append(mode)
+        return {"status": "applied", "effectiveAt": "now", "observed": {"permissionMode": mode}}
+
+    async def execute_command(self, command: str) -> Outcome:
+        return {"status": "applied", "effectiveAt": "now", "observed": {"stdout": command}}
+
     async def resume(self) -> Outcome:
         self.paused = False
+        if self.boundary is not None and not self.boundary.done():
+            self.boundary.set_result({"status": "failed", "reason": "resumed before"})
         return {"status": "applied", "effectiveAt": "now", "level": "freeze", "lossless": True}
 
     async def end(self, grace: float) -> None:
@@ -142,7 +175,9 @@ class FakeRunner:
 class Bridge:
     """An orchestrator and what it stands on."""
 
-    def __init__(self, folder: Path, deck_budget: Mapping[str, float] | None = None, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, deck_budget: Mapping[str, float] | None = None, kind: SpawnableType = WORKER, **options: Any
+    ) -> None:
         self.clock = ManualClock()
         self.runner = FakeRunner()
         self.runs = SqliteRunStore(folder / "runs.db")
@@ -156,7 +191,7 @@ class Bridge:
             tracker=self.tracker,
             clock=self.clock,
             runners={"process": self.runner},
-            types={"worker": WORKER},
+            types={"worker": kind},
             call_deck=self.call,
             ledger=self.ledger,
             owner=OWNER,
@@ -164,11 +199,22 @@ class Bridge:
             **options,
         )
         self.recovery = Recovery(self.runs, self.tracker, self.clock)
-        self.queries = QueryManager(
+        spending = Spending(self.ledger)
+        parts: dict[str, Any] = {
+            "runs": self.runs,
+            "orchestrator": self.orchestrator,
+            "spending": spending,
+            "clock": self.clock,
+        }
+        self.live = LiveQueries(tracker=self.tracker, **parts)
+        self.controls = Controls(live=self.live, **parts)
+        self.queries = QueryManager(live=self.live, **parts)
+        self.desk = ControlDesk(
+            live=self.live,
+            controls=self.controls,
+            manager=self.queries,
             runs=self.runs,
-            orchestrator=self.orchestrator,
-            tracker=self.tracker,
-            ledger=self.ledger,
+            owner=OWNER,
             clock=self.clock,
         )
 
@@ -185,5 +231,8 @@ class Bridge:
     async def close(self) -> None:
         await self.orchestrator.close()
         await self.queries.close()
+        await self.desk.close()
+        await self.controls.close()
+        await self.live.close()
         await self.runs.close()
         await self._memory_store.close()

@@ -12,6 +12,7 @@ from quarterdeck.storage.errors import ConflictError, LimitError
 from quarterdeck.storage.runs.base import Agent, Query
 from quarterdeck.tools.agents.budget import total, used_up
 from quarterdeck.tools.agents.live import SpawnRequest
+from quarterdeck.tools.queries.controls import Options
 from tests.until import until
 
 from .fakes import Bridge, FakeAgent
@@ -40,10 +41,10 @@ async def test_time_beyond_the_budget_ends_the_query_with_the_figures(bridge: Br
     agent, fake = await bridge.spawn()
     query = await begin(bridge, agent, fake, {"wallSeconds": 10})
     bridge.clock.advance(9.9)
-    await bridge.queries.tick()
+    await bridge.live.tick()
     assert query.status == "running"
     bridge.clock.advance(0.1)
-    await bridge.queries.tick()
+    await bridge.live.tick()
     await ended(query)
     assert (query.status, query.error) == (
         "terminated",
@@ -57,11 +58,11 @@ async def test_time_beyond_the_budget_ends_the_query_with_the_figures(bridge: Br
 async def test_paused_time_is_not_spent(bridge: Bridge) -> None:
     agent, fake = await bridge.spawn()
     query = await begin(bridge, agent, fake, {"wallSeconds": 10})
-    await bridge.queries.control(query.id, "pause", actor="client")
+    await bridge.desk.control(query.id, "pause", actor="client")
     bridge.clock.advance(60)
-    await bridge.queries.tick()
-    await bridge.queries.control(query.id, "resume", actor="client")
-    await bridge.queries.tick()
+    await bridge.live.tick()
+    await bridge.desk.control(query.id, "resume", actor="client")
+    await bridge.live.tick()
     assert query.status == "running"
 
 
@@ -71,18 +72,18 @@ async def test_tokens_and_dollars_hold_the_query_until_a_larger_budget(bridge: B
     query = await begin(bridge, agent, fake, {kind: 5})
     assert fake.work is not None
     fake.work.on_usage({kind: 4})
-    await bridge.queries.tick()
+    await bridge.live.tick()
     assert query.status == "running"
     fake.work.on_usage({kind: 6})
-    await bridge.queries.tick()
+    await bridge.live.tick()
     await until(lambda: query.status == "paused")
     assert fake.paused
     assert query.error == f"paused by the budget: {kind} 6 of 5"
     with pytest.raises(LimitError, match=f"{kind} 6 of 5.: resume it with a larger budget") as refused:
-        await bridge.queries.control(query.id, "resume", actor="client")
+        await bridge.desk.control(query.id, "resume", actor="client")
     assert refused.value.details == {"usedUp": {kind: "6 of 5"}}
-    await bridge.queries.control(query.id, "resume", actor="client", budget={kind: 20})
-    await bridge.queries.tick()
+    await bridge.desk.control(query.id, "resume", actor="client", options=Options(budget={kind: 20}))
+    await bridge.live.tick()
     assert (query.status, query.error) == ("running", None)
     fake.finish("done")
     assert (await ended(query)).result == "done"
@@ -108,7 +109,7 @@ async def test_an_agent_gets_no_work_beyond_its_budget(bridge: Bridge) -> None:
         await ended(query)
     query = await begin(bridge, agent, fake, {"wallSeconds": 50})
     bridge.clock.advance(1)
-    await bridge.queries.tick()
+    await bridge.live.tick()
     assert (await ended(query)).status == "terminated"
     with pytest.raises(LimitError, match=r"agent worker-\w+ has used up its budget \(wallSeconds 10 of 10\): spawn"):
         await bridge.queries.start(agent.id, "more")
@@ -122,7 +123,7 @@ async def test_the_deck_refuses_spawns_and_queries_beyond_its_budget(bridge: Bri
     second, other = await bridge.spawn("second")
     queries = [await begin(bridge, first, fake, {}), await begin(bridge, second, other, {})]
     bridge.clock.advance(50)  # fifty seconds of both
-    await bridge.queries.tick()
+    await bridge.live.tick()
     for query in queries:
         assert "wallSeconds 100 of 100" in str((await ended(query)).error)
     with pytest.raises(LimitError, match=r"the deck has used up its budget .wallSeconds 100 of 100.: raise"):
@@ -175,15 +176,15 @@ async def test_a_refused_resume_leaves_the_budget_as_it_was(bridge: Bridge) -> N
     query = await begin(bridge, agent, fake, {"tokens": 5})
     assert fake.work is not None
     fake.work.on_usage({"tokens": 9})
-    await bridge.queries.control(query.id, "pause", actor="client")
+    await bridge.desk.control(query.id, "pause", actor="client")
     with pytest.raises(LimitError, match="tokens 9 of 7"):
-        await bridge.queries.control(query.id, "resume", actor="client", budget={"tokens": 7, "usd": 1})
+        await bridge.desk.control(query.id, "resume", actor="client", options=Options(budget={"tokens": 7, "usd": 1}))
     assert query.budget == {"tokens": 5}
-    await bridge.queries.control(query.id, "resume", actor="client", budget={"tokens": 20})
+    await bridge.desk.control(query.id, "resume", actor="client", options=Options(budget={"tokens": 20}))
     assert query.budget == {"tokens": 20}
     waiting = await bridge.queries.start(agent.id, "more")
     with pytest.raises(ConflictError, match="is queued"):
-        await bridge.queries.control(waiting.id, "resume", actor="client", budget={"tokens": 1})
+        await bridge.desk.control(waiting.id, "resume", actor="client", options=Options(budget={"tokens": 1}))
     assert waiting.budget == {}
 
 
@@ -192,10 +193,10 @@ async def test_a_new_wall_clock_is_not_work(bridge: Bridge) -> None:
     query = await begin(bridge, agent, fake, {"wallSeconds": 10})
     bridge.clock.set_wall_clock(3600)
     bridge.clock.advance(9)
-    await bridge.queries.tick()
+    await bridge.live.tick()
     assert query.status == "running"
     bridge.clock.set_wall_clock(-7200)
     bridge.clock.advance(1)
-    await bridge.queries.tick()
+    await bridge.live.tick()
     assert (await ended(query)).error == "terminated by the budget: wallSeconds 10 of 10"
     assert agent.spent["wallSeconds"] == 10

@@ -28,7 +28,7 @@ async def run_one(bridge: Bridge, **options: Any) -> tuple[Query, FakeAgent]:
 
 
 def optimizer(bridge: Bridge, *rules: Rule) -> Optimizer:
-    return Optimizer(bridge.queries, bridge.clock, rules or RULES, enabled=True)
+    return Optimizer(bridge.live, bridge.desk, bridge.clock, rules or RULES, enabled=True)
 
 
 async def test_a_runaway_is_terminated_after_300_seconds_and_not_before(bridge: Bridge) -> None:
@@ -59,11 +59,11 @@ async def test_its_own_wall_seconds_count_instead(bridge: Bridge) -> None:
 
 async def test_paused_time_does_not_count(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
-    await bridge.queries.control("q", "pause", actor="client")
+    await bridge.desk.control("q", "pause", actor="client")
     bridge.clock.advance(10_000)
     await optimizer(bridge).tick()
     assert query.status == "paused"
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     bridge.clock.advance(299)
     await optimizer(bridge).tick()
     assert query.status == "running"
@@ -97,7 +97,7 @@ async def test_the_most_urgent_rule_acts_once_and_a_broken_one_is_passed_over(br
     assert [rule.name for rule in watching.rules] == ["broken", "pause", "low"]
     await watching.tick()
     assert (asked, query.status) == (["broken", "pause"], "paused")
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     fake.finish()
 
 
@@ -106,14 +106,14 @@ async def test_a_look_that_fails_is_not_the_last(
 ) -> None:
     query, _ = await run_one(bridge)
     bridge.clock.advance(301)
-    watching, control = optimizer(bridge), bridge.queries.control
+    watching, control = optimizer(bridge), bridge.desk.control
 
     async def broken(*_args: Any, **_options: Any) -> Any:
         watching._acted.clear()  # pyright: ignore[reportPrivateUsage]
-        monkeypatch.setattr(bridge.queries, "control", control)
+        monkeypatch.setattr(bridge.desk, "control", control)
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(bridge.queries, "control", broken)
+    monkeypatch.setattr(bridge.desk, "control", broken)
     await watching.start(interval_ms=1)
     await bridge.queries.wait(["q"], 20, _ignore)
     assert query.status == "terminated"

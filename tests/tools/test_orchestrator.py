@@ -296,7 +296,7 @@ async def test_what_a_dead_server_left_in_the_queue_never_started(bridge: Bridge
     await bridge.runs.add_query(Query("begun", "ghost", "worker", "p", DEAD, 1, status="running", started_at=2))
     await bridge.runs.add_query(Query("waiting", "ghost", "worker", "p", DEAD, 1))
     await bridge.recovery.recover()
-    begun, waiting = await bridge.queries.row("begun"), await bridge.queries.row("waiting")
+    begun, waiting = await bridge.live.row("begun"), await bridge.live.row("waiting")
     assert (begun.status, begun.error) == ("interrupted", "its server ended while it ran")
     assert (waiting.status, waiting.error) == ("interrupted", "its server ended before it started")
 

@@ -13,13 +13,14 @@ import psutil
 import pytest
 
 from quarterdeck.tools.agents import processes
-from quarterdeck.tools.agents.runners.base import AgentDiedError, AgentSpec, Work, WorkCancelledError, WorkError
+from quarterdeck.tools.agents.runners.base import AgentDiedError, AgentSpec, WorkCancelledError, WorkError
 from quarterdeck.tools.agents.runners.children import Children, Subprocesses
 from quarterdeck.tools.agents.runners.commands import CommandType, Limits
 from quarterdeck.tools.agents.runners.plain import PlainAgent
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor
 from tests.until import until
+from tests.work import work
 
 
 @pytest.fixture(params=["supervisor", "subprocesses"])
@@ -40,10 +41,6 @@ async def plain(children: Children, folder: Path, code: str, **limits: Any) -> P
     agent = await ProcessRunner(children, {"crunch": command}).start(spec, no_calls)
     assert isinstance(agent, PlainAgent)
     return agent
-
-
-def work(prompt: str = "", work_id: str = "q") -> Work:
-    return Work(work_id, prompt, lambda _: None, lambda _: None)
 
 
 async def test_a_long_prompt_comes_back_whole_and_may_be_ignored(children: Children, tmp_path: Path) -> None:

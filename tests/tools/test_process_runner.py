@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from quarterdeck.tools.agents.runners.base import (
     AgentDiedError,
     AgentSpec,
     CallDeck,
-    Work,
     WorkCancelledError,
     WorkError,
 )
@@ -33,8 +32,9 @@ from quarterdeck.tools.agents.runners.process import ProcessAgent, ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor
 from quarterdeck.tools.agents.worker.launch import MARK
 from tests.until import until
+from tests.work import work
 
-SPEC = AgentSpec("researcher-1", "researcher", "reader", "/nowhere")
+SPEC = AgentSpec("researcher-1", "researcher", "reader", "/nowhere", cwd="/")
 TEXT = "# Ships\n\n" + "A deck is a floor of a ship. The crew works on the deck.\n\n" * 50
 
 
@@ -86,10 +86,6 @@ def worker(code: str, **options: Any) -> CommandType:
     """A worker program as a user would configure it, broken or hostile."""
     command = [sys.executable, "-I", "-S", "-E", "-u", "-c", code]
     return CommandType(protocol="jsonl", command=command, cwd=Path("/"), **options)
-
-
-def work(prompt: str, on_progress: Callable[[dict[str, Any]], None] = lambda _: None) -> Work:
-    return Work("q", prompt, on_progress, lambda _: None)
 
 
 async def test_a_worker_works_reports_and_stores_through_the_deck(agent: ProcessAgent, deck: Deck) -> None:
@@ -144,14 +140,14 @@ def compare_prompt() -> str:
 
 async def start_long_work(agent: ProcessAgent) -> tuple[asyncio.Task[Any], list[dict[str, Any]]]:
     reports: list[dict[str, Any]] = []
-    task = asyncio.create_task(agent.run(work(compare_prompt(), reports.append)))
+    task = asyncio.create_task(agent.run(work(compare_prompt(), on_progress=reports.append)))
     await until(lambda: len(reports) > 1)
     return task, reports
 
 
 async def test_a_paused_worker_stands_still_and_goes_on(agent: ProcessAgent) -> None:
     task, reports = await start_long_work(agent)
-    outcome = await agent.pause()
+    outcome = await agent.pause("freeze")
     assert outcome.get("status") == "applied"
     process = psutil.Process(agent.process.pid)
     assert process.status() == psutil.STATUS_STOPPED
@@ -169,7 +165,7 @@ async def test_a_paused_worker_stands_still_and_goes_on(agent: ProcessAgent) -> 
 
 async def test_ending_a_paused_worker_leaves_nothing(agent: ProcessAgent) -> None:
     task, _ = await start_long_work(agent)
-    await agent.pause()
+    await agent.pause("freeze")
     await agent.end(grace=0.2)
     with pytest.raises(AgentDiedError):
         await task
@@ -284,7 +280,7 @@ async def test_a_defect_behind_a_call_is_answered(
 
 
 async def test_cancelling_does_not_wait_for_a_frozen_worker_to_read(agent: ProcessAgent) -> None:
-    await agent.pause()
+    await agent.pause("freeze")
     task = asyncio.create_task(agent.run(work("word " * 100_000)))  # more than a pipe takes
     await asyncio.sleep(0)
     await asyncio.wait_for(agent.cancel("q"), 20)
@@ -364,7 +360,7 @@ input(); print({f'{{"type": "error", "id": "q", "error": "{half}{"x" * 5_000}"}}
 input()
 """),
     )
-    assert await agent.run(work("go", reports.append)) == {"a?": "a?😀"}
+    assert await agent.run(work("go", on_progress=reports.append)) == {"a?": "a?😀"}
     assert reports == [{"done": None, "total": None, "message": "a?"}]
     with pytest.raises(WorkError) as failed:
         await agent.run(work("go"))

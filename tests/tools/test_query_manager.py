@@ -6,14 +6,15 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError
 from quarterdeck.storage.runs.base import Query
-from quarterdeck.tools.agents.runners.base import Outcome, WorkCancelledError, WorkError
-from tests.tools.fakes import DEAD, Bridge, FakeAgent
+from quarterdeck.tools.agents.runners.base import Control, Outcome, WorkCancelledError, WorkError
+from tests.tools.fakes import DEAD, WORKER, Bridge, FakeAgent
 from tests.until import until
 
 
@@ -115,15 +116,15 @@ async def test_stopping_an_agent_terminates_its_queries(bridge: Bridge) -> None:
 async def test_pause_and_resume_take_effect_are_repeatable_and_leave_out_paused_time(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
     bridge.clock.advance(2)
-    outcome = await bridge.queries.control("q", "pause", actor="client")
+    outcome = await bridge.desk.control("q", "pause", actor="client")
     assert (outcome.get("status"), outcome.get("level"), outcome.get("lossless")) == ("applied", "freeze", True)
     assert (query.status, fake.paused) == ("paused", True)
-    assert (await bridge.queries.control("q", "pause", actor="client")).get("reason") == "it was paused before"
+    assert (await bridge.desk.control("q", "pause", actor="client")).get("reason") == "it was paused before"
     bridge.clock.advance(100)
     assert query.active_ms(bridge.clock.now()) == 2000
-    assert (await bridge.queries.control("q", "resume", actor="client")).get("status") == "applied"
+    assert (await bridge.desk.control("q", "resume", actor="client")).get("status") == "applied"
     assert (query.status, fake.paused) == ("running", False)
-    assert (await bridge.queries.control("q", "resume", actor="client")).get("reason") == "it was running before"
+    assert (await bridge.desk.control("q", "resume", actor="client")).get("reason") == "it was running before"
     bridge.clock.advance(3)
     fake.finish()
     [row] = await finished(bridge, "q")
@@ -139,24 +140,24 @@ async def test_pause_and_resume_take_effect_are_repeatable_and_leave_out_paused_
 
 async def test_a_result_that_was_on_its_way_waits_for_the_resume(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
-    await bridge.queries.control("q", "pause", actor="client")
+    await bridge.desk.control("q", "pause", actor="client")
     fake.finish("early")
     for _ in range(20):
         await asyncio.sleep(0)
     assert query.status == "paused"
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     [row] = await finished(bridge, "q")
     assert (row.status, row.result) == ("completed", "early")
 
 
 async def test_an_error_that_was_on_its_way_waits_too_and_leaves_no_frozen_agent(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
-    await bridge.queries.control("q", "pause", actor="client")
+    await bridge.desk.control("q", "pause", actor="client")
     fake.fail(WorkError("late"))
     for _ in range(20):
         await asyncio.sleep(0)
     assert query.status == "paused"
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     [row] = await finished(bridge, "q")
     assert (row.status, row.error, fake.paused) == ("failed", "late", False)
 
@@ -166,19 +167,19 @@ async def test_a_result_in_the_moment_of_a_pause_waits_too_and_leaves_no_frozen_
 ) -> None:
     query, fake = await run_one(bridge)
     with write_lock(tmp_path / "runs.db"):
-        pausing = asyncio.create_task(bridge.queries.control("q", "pause", actor="client"))
+        pausing = asyncio.create_task(bridge.desk.control("q", "pause", actor="client"))
         await until(lambda: query.status == "pausing")
         fake.finish("early")  # while `pausing` is written
     assert (await pausing).get("status") == "applied"
     assert (query.status, fake.paused) == ("paused", True)
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     [row] = await finished(bridge, "q")
     assert (row.status, row.result, fake.paused) == ("completed", "early", False)
 
 
 async def test_a_held_result_does_not_outlive_its_agent(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
-    await bridge.queries.control("q", "pause", actor="client")
+    await bridge.desk.control("q", "pause", actor="client")
     fake.finish("early")
     await bridge.orchestrator.stop([query.agent_id], grace=0)
     [row] = await finished(bridge, "q")
@@ -187,12 +188,12 @@ async def test_a_held_result_does_not_outlive_its_agent(bridge: Bridge) -> None:
 
 async def test_progress_of_a_paused_query_waits_for_the_resume(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
-    await bridge.queries.control("q", "pause", actor="client")
+    await bridge.desk.control("q", "pause", actor="client")
     assert fake.work is not None
     report = {"done": 1, "total": 2, "message": "half"}
     fake.work.on_progress(report)
     assert query.progress is None
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     assert query.progress == report
     fake.finish()
 
@@ -201,20 +202,20 @@ async def test_a_pause_whose_caller_is_cancelled_goes_on(bridge: Bridge, monkeyp
     query, fake = await run_one(bridge)
     entered, go_on = asyncio.Event(), asyncio.Event()
 
-    async def pause() -> Outcome:
+    async def pause(_level: str) -> Outcome:
         entered.set()
         await go_on.wait()
         fake.paused = True
         return {"status": "applied"}
 
     monkeypatch.setattr(fake, "pause", pause)
-    pausing = asyncio.create_task(bridge.queries.control("q", "pause", actor="client"))
+    pausing = asyncio.create_task(bridge.desk.control("q", "pause", actor="client"))
     await entered.wait()
     pausing.cancel()
     await asyncio.wait([pausing])
     go_on.set()
     await until(lambda: query.status == "paused")
-    await bridge.queries.control("q", "resume", actor="client")
+    await bridge.desk.control("q", "resume", actor="client")
     fake.finish()
     assert (await finished(bridge, "q"))[0].status == "completed"
 
@@ -253,20 +254,20 @@ async def test_an_end_is_told_only_when_it_is_on_disk(bridge: Bridge, tmp_path: 
 
 @pytest.mark.parametrize("action", ["pause", "resume"])
 async def test_a_query_whose_agent_dies_under_a_control_stays_failed(
-    bridge: Bridge, action: str, monkeypatch: pytest.MonkeyPatch
+    bridge: Bridge, action: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     query, fake = await run_one(bridge)
     if action == "resume":
-        await bridge.queries.control("q", "pause", actor="client")
+        await bridge.desk.control("q", "pause", actor="client")
 
-    async def die() -> Outcome:
+    async def die(*_level: str) -> Outcome:
         fake.die("killed in this very moment")
         await until(lambda: query.ended_at)
         return {"status": "failed"}
 
     monkeypatch.setattr(fake, action, die)
     with pytest.raises(ConflictError, match="q is failed: its agent has ended meanwhile"):
-        await bridge.queries.control("q", action, actor="client")
+        await bridge.desk.control("q", action, actor="client")
     row = await bridge.runs.get_query("q")
     assert row is not None
     assert (row.status, row.paused_at) == ("failed", None)
@@ -275,7 +276,7 @@ async def test_a_query_whose_agent_dies_under_a_control_stays_failed(
 async def test_a_pause_that_was_not_seen_to_work_is_failed_and_the_query_runs_on(bridge: Bridge) -> None:
     query, fake = await run_one(bridge)
     fake.can_pause = False
-    outcome = await bridge.queries.control("q", "pause", actor="client")
+    outcome = await bridge.desk.control("q", "pause", actor="client")
     assert outcome.get("status") == "failed"
     assert query.status == "running"
     fake.finish()
@@ -286,12 +287,12 @@ async def test_a_pause_that_was_not_seen_to_work_is_failed_and_the_query_runs_on
 async def test_terminate_keeps_an_agent_that_lets_go(bridge: Bridge, paused: bool) -> None:
     query, fake = await run_one(bridge)
     if paused:
-        await bridge.queries.control("q", "pause", actor="client")
-    outcome = await bridge.queries.control("q", "terminate", actor="client")
+        await bridge.desk.control("q", "pause", actor="client")
+    outcome = await bridge.desk.control("q", "terminate", actor="client")
     assert outcome.get("status") == "applied"
     assert outcome.get("observed") == {"status": "terminated", "agent": "idle"}
     assert not fake.paused
-    again = await bridge.queries.control("q", "terminate", actor="client")
+    again = await bridge.desk.control("q", "terminate", actor="client")
     assert again.get("reason") == "it was terminated before"
     record = await bridge.memory.retrieve("agent-activities", f"agent-{query.agent_id}-complete")
     assert record is not None
@@ -299,17 +300,17 @@ async def test_terminate_keeps_an_agent_that_lets_go(bridge: Bridge, paused: boo
 
 
 async def test_terminate_ends_an_agent_that_does_not_let_go(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quarterdeck.tools.queries.manager.TERMINATE_GRACE", 0.01)
+    monkeypatch.setattr("quarterdeck.tools.queries.controls.TERMINATE_GRACE", 0.01)
     _, fake = await run_one(bridge)
     fake.obedient = False
-    outcome = await bridge.queries.control("q", "terminate", actor="client")
+    outcome = await bridge.desk.control("q", "terminate", actor="client")
     assert outcome.get("observed") == {"status": "terminated", "agent": "stopped"}
 
 
 async def test_terminating_a_queued_query_never_starts_it(bridge: Bridge) -> None:
     first, fake = await run_one(bridge)
     await bridge.queries.start(first.agent_id, "more", query_id="second")
-    outcome = await bridge.queries.control("second", "terminate", actor="client")
+    outcome = await bridge.desk.control("second", "terminate", actor="client")
     assert outcome.get("status") == "applied"
     fake.finish()
     rows = await finished(bridge, "q", "second")
@@ -320,7 +321,7 @@ async def test_terminating_a_queued_query_never_starts_it(bridge: Bridge) -> Non
 async def test_a_query_terminated_in_the_queue_as_its_turn_comes_ends_once(bridge: Bridge) -> None:
     first, fake = await run_one(bridge)
     await bridge.queries.start(first.agent_id, "more", query_id="second")
-    terminating = asyncio.create_task(bridge.queries.control("second", "terminate", actor="client"))
+    terminating = asyncio.create_task(bridge.desk.control("second", "terminate", actor="client"))
     await asyncio.sleep(0)
     fake.finish()
     await terminating
@@ -334,13 +335,13 @@ async def test_a_control_that_the_state_does_not_allow_says_what_is_possible(bri
     query, fake = await run_one(bridge)
     await bridge.queries.start(query.agent_id, "more", query_id="second")
     with pytest.raises(ConflictError, match="second is queued; possible now: terminate"):
-        await bridge.queries.control("second", "pause", actor="client")
+        await bridge.desk.control("second", "pause", actor="client")
     fake.finish()
     await finished(bridge, "q")
     with pytest.raises(ConflictError, match="q is completed; nothing can be controlled"):
-        await bridge.queries.control("q", "pause", actor="client")
+        await bridge.desk.control("q", "pause", actor="client")
     with pytest.raises(NotFoundError, match="no query 'nothing'"):
-        await bridge.queries.control("nothing", "pause", actor="client")
+        await bridge.desk.control("nothing", "pause", actor="client")
     await fake.started.wait()
     fake.finish()
 
@@ -348,7 +349,7 @@ async def test_a_control_that_the_state_does_not_allow_says_what_is_possible(bri
 async def test_a_query_of_another_server_is_refused_with_its_owner(bridge: Bridge) -> None:
     await bridge.runs.add_query(Query("far", "a", "worker", "p", DEAD, 1, status="running"))
     with pytest.raises(ConflictError, match=r"lost its server \(pid 77\)"):
-        await bridge.queries.control("far", "pause", actor="client")
+        await bridge.desk.control("far", "pause", actor="client")
 
 
 async def test_a_taken_id_and_a_wider_mode_are_refused(bridge: Bridge) -> None:
@@ -390,7 +391,7 @@ async def test_waiting_reads_an_ended_query_once(bridge: Bridge, monkeypatch: py
     await finished(bridge, "q")
     await bridge.queries.start(query.agent_id, "more", query_id="second")
     read: list[str] = []
-    look = bridge.queries.row
+    look = bridge.live.row
 
     async def row(query_id: str) -> Query:
         read.append(query_id)
@@ -400,7 +401,7 @@ async def test_waiting_reads_an_ended_query_once(bridge: Bridge, monkeypatch: py
         if read.count("second") == 3:
             fake.finish()
 
-    monkeypatch.setattr(bridge.queries, "row", row)
+    monkeypatch.setattr(bridge.live, "row", row)
     monkeypatch.setattr("quarterdeck.tools.queries.manager.LOOK_EVERY", 0.001)
     await fake.started.wait()
     await bridge.queries.wait(["q", "second"], 20, end_at_the_third)
@@ -412,12 +413,12 @@ async def test_progress_reaches_the_disk_with_the_next_tick(bridge: Bridge) -> N
     _, fake = await run_one(bridge)
     assert fake.work is not None
     fake.work.on_progress({"done": 1, "total": 4, "message": "one"})
-    await bridge.queries.tick()
+    await bridge.live.tick()
     row = await bridge.runs.get_query("q")
     assert row is not None
     assert row.progress == {"done": 1, "total": 4, "message": "one"}
     fake.finish()
-    await until(lambda: not bridge.queries.live)
+    await until(lambda: not bridge.live.rows())
 
 
 def deep(levels: int) -> list[object]:
@@ -451,7 +452,7 @@ async def test_one_query_that_cannot_be_kept_does_not_hold_up_the_others(
     assert fake.work is not None
     fake.work.on_progress({"done": None, "total": None, "message": "\ud800"})
     bridge.clock.advance(5)
-    await bridge.queries.tick()
+    await bridge.live.tick()
     assert "query q" in caplog.text
     assert (await finished(bridge, "other"))[0].status == "terminated"
     fake.finish()
@@ -459,14 +460,14 @@ async def test_one_query_that_cannot_be_kept_does_not_hold_up_the_others(
 
 
 async def test_a_query_terminated_while_its_agent_restarts_stays_terminated(tmp_path: Path) -> None:
-    bridge = Bridge(tmp_path, restarted=["worker"])
+    bridge = Bridge(tmp_path, kind=replace(WORKER, restarted=True))
     agent, fake = await bridge.spawn()
     bridge.runner.gate.clear()
     fake.die("killed by somebody")
     await bridge.runner.until_starting(1)
     query = await bridge.queries.start(agent.id, "work", query_id="q")
     await asyncio.sleep(0)  # it waits for the restart
-    await bridge.queries.control("q", "terminate", actor="client")
+    await bridge.desk.control("q", "terminate", actor="client")
     ended_at = query.ended_at
     bridge.clock.advance(1)
     bridge.runner.gate.set()

@@ -25,7 +25,10 @@ class Caller:
     def __init__(self, bridge: Bridge) -> None:
         crews = {"pair": [CrewMember("worker", name, "medium") for name in ("left", "right")]}
         agents = AgentTools(bridge.orchestrator, bridge.queries.start, bridge.runs, bridge.clock, crews, parallel=True)
-        families = [agent_tools(agents), query_tools(QueryTools(bridge.queries, bridge.clock), control=True)]
+        families = [
+            agent_tools(agents),
+            query_tools(QueryTools(bridge.queries, bridge.desk, bridge.clock), control=True),
+        ]
         self.tools: dict[str, DeckTool] = {tool.name: tool for family in families for tool in family}
         self.bridge = bridge
 

@@ -15,11 +15,12 @@ import pytest
 
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.runners import supervisor as supervisor_module
-from quarterdeck.tools.agents.runners.base import AgentDiedError, AgentSpec, Work
+from quarterdeck.tools.agents.runners.base import AgentDiedError, AgentSpec
 from quarterdeck.tools.agents.runners.children import Child
 from quarterdeck.tools.agents.runners.process import ProcessAgent, ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from tests.until import until
+from tests.work import work
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="no child subreaper here")
 
@@ -140,7 +141,7 @@ async def test_a_killed_supervisor_takes_everything_along_and_the_next_start_wor
     assert (await child.exited).code is None
     assert await agent.wait() == "the worker was ended with its supervisor"
     with pytest.raises(AgentDiedError):
-        await agent.run(Work("q", "x", lambda _: None, lambda _: None))
+        await agent.run(work("x"))
     again = await ProcessRunner(supervisor).start(SPEC, no_calls)
     assert not any(map(is_alive, members))
     await again.end(grace=1)

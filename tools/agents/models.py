@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from quarterdeck.storage.errors import InvalidArgumentError
 
@@ -34,5 +34,5 @@ def size_of(model: str | None, models: Mapping[str, str] | None = None) -> Size 
         return None
     for size in SIZES:
         if model in (size, (models or {}).get(size)):
-            return cast("Size", size)
+            return size
     return next((size for family, size in FAMILIES.items() if family in model.lower()), None)

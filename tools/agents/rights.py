@@ -93,3 +93,20 @@ def refuse_wider(mode: str, kind: SpawnableType) -> None:
         )
     if mode == "bypassPermissions" and not kind.sandboxed:
         raise DeniedError(f"permission mode bypassPermissions needs a sandbox, and type {kind.name} has none")
+
+
+def may_raise(mode: str, granted: str, kind: SpawnableType, *, confirmed: bool) -> None:
+    """Whether a running query may be given more than it has: what its agent was granted, or what the user's
+    configuration names for its type.
+
+    Raises:
+        DeniedError: no; the text says who could allow it.
+    """
+    if is_wider(mode, granted) and is_wider(mode, kind.widest or granted):
+        raise DeniedError(
+            f"permission mode {mode} is wider than the agent's {granted}; "
+            f'the user can allow it for its type: [agents.widest_mode] {kind.name} = "{mode}"'
+        )
+    refuse_wider(mode, kind)
+    if mode == "bypassPermissions" and not confirmed:
+        raise DeniedError("permission mode bypassPermissions needs the yes of a human, which this client did not bring")

@@ -12,7 +12,10 @@ from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.runs.base import Query
 
-from .manager import QueryManager
+from ..agents.runners.base import Control
+from .controls import Options
+from .desk import ControlDesk
+from .live import LiveQueries
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ class Rule:
 
     name: str
     priority: int
-    action: str
+    action: Control
     evidence: Callable[[Query, float], dict[str, Any] | None]
 
 
@@ -43,12 +46,15 @@ RULES = (Rule("runaway-query-termination", 10, "terminate", _runaway),)
 class Optimizer:
     """Applies the rules to this server's queries."""
 
-    def __init__(self, queries: QueryManager, clock: Clock, rules: Sequence[Rule] = RULES, *, enabled: bool) -> None:
+    def __init__(
+        self, live: LiveQueries, desk: ControlDesk, clock: Clock, rules: Sequence[Rule] = RULES, *, enabled: bool
+    ) -> None:
         self.rules = sorted(rules, key=lambda rule: -rule.priority)
         self.enabled = enabled
         self.interval_ms = DEFAULT_INTERVAL_MS
         self.dry_run = False
-        self._queries = queries
+        self._live = live
+        self._desk = desk
         self._clock = clock
         self._acted: set[tuple[str, str]] = set()
         self._loop: asyncio.Task[None] | None = None
@@ -79,14 +85,14 @@ class Optimizer:
 
     async def tick(self) -> None:
         """Look at every running query once."""
-        live = self._queries.live
+        live = self._live.rows()
         self._acted &= {(query.id, rule.name) for query in live for rule in self.rules}
         for query in live:
             if query.status == "running":
                 await self._optimize(query)
 
     async def _optimize(self, query: Query) -> None:
-        active = self._queries.active_seconds(query.id, self._clock.monotonic())
+        active = self._live.active_seconds(query.id, self._clock.monotonic())
         for rule in self.rules:
             if (query.id, rule.name) in self._acted:
                 continue
@@ -102,9 +108,8 @@ class Optimizer:
                 log.info("rule %s would %s query %s: %s", rule.name, rule.action, query.id, evidence)
                 return
             try:
-                await self._queries.control(
-                    query.id, rule.action, actor="optimizer", evidence={"rule": rule.name, **evidence}
-                )
+                options = Options(evidence={"rule": rule.name, **evidence})
+                await self._desk.control(query.id, rule.action, actor="optimizer", options=options)
             except DeckError as exc:  # it ended or changed its state in this very moment
                 log.info("rule %s could not %s query %s: %s", rule.name, rule.action, query.id, exc.message)
             return

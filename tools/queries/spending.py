@@ -17,11 +17,11 @@ class Spending:
     """Compares queries, their agents and the deck with their budgets. `used` is what the query has used so far."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
 
     def check_start(self, agent: Agent, used: Amounts | None = None) -> None:
         """Raises LimitError if nothing is left for another query of the agent, or for one that has `used` some."""
-        self._ledger.refuse_if_used_up()
+        self.ledger.refuse_if_used_up()
         spent = total(agent.spent, used or {})
         refuse_if_used_up(f"agent {agent.id}", agent.budget, spent, "spawn another one, or one with a larger budget")
 
@@ -33,7 +33,7 @@ class Spending:
     def over(self, query: Query, agent: Agent, used: Amounts) -> dict[str, str]:
         """Kind -> figures of what this running query has used up, of its own, its agent's or the deck's budget."""
         return (
-            used_up(self._ledger.budget, self._ledger.used())
+            used_up(self.ledger.budget, self.ledger.used())
             | used_up(agent.budget, total(agent.spent, used))
             | used_up(query.budget, used)
         )
@@ -51,7 +51,7 @@ class Spending:
                 for budget, spent in (
                     (query.budget, {}),
                     (agent.budget, agent.spent),
-                    (self._ledger.budget, self._ledger.used()),
+                    (self.ledger.budget, self.ledger.used()),
                 )
                 if (limit := budget.get("outputBytes")) is not None
             ),
@@ -66,4 +66,4 @@ class Spending:
     def settle(self, agent: Agent, used: Amounts) -> None:
         """Charge an ended query to its agent and to the deck."""
         agent.spent = total(agent.spent, used)
-        self._ledger.add(used)
+        self.ledger.add(used)

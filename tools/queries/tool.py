@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
@@ -15,8 +15,10 @@ from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus
 
 from ..agents.budget import Budget
 from ..agents.rights import PermissionMode
-from ..agents.runners.base import MAX_PROMPT, Outcome
+from ..agents.runners.base import MAX_PROMPT, Control, Outcome, PauseLevel
 from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
+from .controls import Options
+from .desk import ControlDesk
 from .manager import QueryManager
 from .results import ResultPart, result_part
 
@@ -39,15 +41,20 @@ class StartArguments(Arguments):
         min_length=1, max_length=MAX_PROMPT, description='JSON {"do": capability, …}; other text goes to the first one'
     )
     query_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
+    model: str | None = Field(None, min_length=1, max_length=200)
     permission_mode: PermissionMode | None = Field(None, description="at most the agent's own")
     budget: Annotated[Budget | None, FromJsonText] = None
     metadata: Annotated[dict[str, Any], FromJsonText, AfterValidator(_finite)] = Field(default_factory=dict[str, Any])
 
 
 class ControlArguments(Arguments):
-    action: Literal["pause", "resume", "terminate"]
+    action: Control
     query_id: str
-    budget: Annotated[Budget | None, FromJsonText] = Field(None, description="with resume: the query's new limits")
+    level: PauseLevel | None = Field(None, description="pause: hold at the next step, freeze the processes, interrupt")
+    model: str | None = Field(None, min_length=1, max_length=200, description="change_model: small, medium, large, …")
+    permission_mode: PermissionMode | None = None
+    command: str | None = Field(None, min_length=1, max_length=200, description="execute_command: its configured name")
+    budget: Annotated[Budget | None, FromJsonText] = Field(None, description="resume: new limits")
 
 
 class ListArguments(Arguments):
@@ -131,8 +138,9 @@ class WaitAnswer(TypedDict, total=False):
 class QueryTools:
     """Handlers of the query family."""
 
-    def __init__(self, manager: QueryManager, clock: Clock) -> None:
+    def __init__(self, manager: QueryManager, desk: ControlDesk, clock: Clock) -> None:
         self._manager = manager
+        self._desk = desk
         self._clock = clock
 
     async def start(self, arguments: StartArguments, _call: Call) -> StartAnswer:
@@ -140,6 +148,7 @@ class QueryTools:
             arguments.agent_id,
             arguments.prompt,
             query_id=arguments.query_id,
+            model=arguments.model,
             permission_mode=arguments.permission_mode,
             budget=arguments.budget.amounts() if arguments.budget else None,
             metadata=arguments.metadata,
@@ -147,10 +156,14 @@ class QueryTools:
         return {"success": True, "queryId": query.id, "agentId": query.agent_id, "status": query.status}
 
     async def control(self, arguments: ControlArguments, _call: Call) -> ControlAnswer:
-        budget = arguments.budget.amounts() if arguments.budget else None
-        if budget is not None and arguments.action != "resume":
-            raise InvalidArgumentError(f"budget: has no meaning for {arguments.action}, only for resume")
-        outcome = await self._manager.control(arguments.query_id, arguments.action, actor="client", budget=budget)
+        options = Options(
+            level=arguments.level,
+            model=arguments.model,
+            permission_mode=arguments.permission_mode,
+            command=arguments.command,
+            budget=arguments.budget.amounts() if arguments.budget else None,
+        )
+        outcome = await self._desk.control(arguments.query_id, arguments.action, actor="client", options=options)
         status = outcome.get("status")
         answer: ControlAnswer = {
             "success": status in ("applied", "pending", "queued"),
@@ -272,7 +285,8 @@ def query_tools(tools: QueryTools, *, control: bool) -> list[DeckTool]:
         ),
         deck_tool(
             "query_control",
-            "Pause, resume or terminate a running query; applied means that the effect was observed.",
+            "Pause, resume, terminate or change a running query, of any server; applied means that the effect was "
+            "observed.",
             ControlArguments,
             ControlAnswer,
             tools.control,

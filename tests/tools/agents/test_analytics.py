@@ -68,7 +68,7 @@ class Deck:
         families = [
             memory_tools(bridge.memory, "sqlite"),
             agent_tools(agents),
-            query_tools(QueryTools(bridge.queries, bridge.clock), control=True),
+            query_tools(QueryTools(bridge.queries, bridge.desk, bridge.clock), control=True),
             upload_tools(UploadService(LocalObjectStore(folder / "objects"), [], bridge.clock)),
             vector_tools(VectorService(self.vectors, OnFirstUse(open_embedder), bridge.clock)),
             status_tools(status),

@@ -244,7 +244,7 @@ async def test_a_snapshot_is_whole_or_not_there(tools: RealTools, sync: Driver, 
 
 
 def test_every_name_gives_a_safe_file_of_its_own() -> None:
-    task = Task("t", {}, Agent("a", "n", "/f"), print, lambda _, __: None, lambda: False)
+    task = Task("t", {}, Agent("a", "n", "/f"), print, lambda _, __: None, lambda: None)
     names = ["..", "a/b", "a%2Fb", ".git", "漢" * 128, "漢" * 127 + "字", "a b"]
     files = [file_name(Namespace(task, name)) for name in names]
     assert len(set(files)) == len(names)

@@ -25,14 +25,12 @@ LONG = b"<html>" + b"<p>word <b>bold</b></p>" * 500_000  # about a minute's work
 def task(looks: int | None = None) -> Task:
     """Of a task that turns out to be cancelled after so many looks."""
     seen = count()
-    return Task(
-        "t",
-        {},
-        Agent("a", "n", "folder"),
-        lambda _: None,
-        lambda _, __: None,
-        lambda: looks is not None and next(seen) >= looks,
-    )
+
+    def safe_point() -> None:
+        if looks is not None and next(seen) >= looks:
+            raise Cancelled
+
+    return Task("t", {}, Agent("a", "n", "folder"), lambda _: None, lambda _, __: None, safe_point)
 
 
 def children() -> list[psutil.Process]:

@@ -164,7 +164,7 @@ def reader(total: int, reads: list[str]) -> Task:
         points: list[Message] = [{"id": str(n), "vector": "", "payload": {}} for n in names]
         return {"points": points, "metric": "l2", "count": total, "isLast": first + 3 >= total}
 
-    return Task("t", {"collection": "c"}, Agent("a", "n", "folder"), lambda _: None, call, lambda: False)
+    return Task("t", {"collection": "c"}, Agent("a", "n", "folder"), lambda _: None, call, lambda: None)
 
 
 def test_of_too_many_points_a_random_choice_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ def probe(answer: Any = None) -> Driver:
 async def test_every_type_gets_ready_with_its_own_capabilities_and_stops(agent_type: str) -> None:
     async with Driver(agent_type) as worker:
         ready = await worker.start()
-        assert ready == {"type": "ready", "protocol": 1, "capabilities": list(TYPES[agent_type].capabilities)}
+        capabilities = list(TYPES[agent_type].capabilities)
+        assert ready == {"type": "ready", "protocol": 1, "capabilities": capabilities, "controls": ["hold"]}
         await worker.send(type="stop")
         assert await worker.ended() == (0, "", "")
 
@@ -136,7 +137,7 @@ async def test_prints_go_to_stderr_and_children_hold_neither_pipe() -> None:
 async def test_progress_is_limited_but_the_first_and_the_last_come() -> None:
     sent: list[dict[str, Any]] = []
     now = [100.0]
-    task = Task("t", {}, Agent("a", "n", "/f"), sent.append, lambda _, __: None, lambda: False, lambda: now[0])
+    task = Task("t", {}, Agent("a", "n", "/f"), sent.append, lambda _, __: None, lambda: None, lambda: now[0])
     for number in range(1, 101):
         task.progress(number, 100, f"step {number}")
         now[0] += PROGRESS_INTERVAL / 9.5
@@ -270,7 +271,7 @@ async def test_cancel_takes_effect_at_a_safe_point_of_real_work() -> None:
         (b"\n", "not a JSON line"),
         (b"\xff\xfe\n", "not a JSON line"),
         (b"[" * 100_000 + b"\n", "not a JSON line"),
-        (b"[1]\n", "not a message (start, task, cancel, reply, stop)"),
+        (b"[1]\n", "not a message (start, task, cancel, hold, release, reply, stop)"),
         (b'{"type": "dance"}\n', "not a message"),
         (b'{"type": ["task"]}\n', "not a message"),
         (b'{"type": "task", "id": "1"}\n', "task without a valid 'prompt'"),
@@ -330,7 +331,12 @@ def test_progress_is_the_safe_point() -> None:
     cancelled = asyncio.Event()
     sent: list[dict[str, Any]] = []
     called: list[str] = []
-    task = Task("t", {}, Agent("a", "n", "/f"), sent.append, lambda tool, _: called.append(tool), cancelled.is_set)
+
+    def safe_point() -> None:
+        if cancelled.is_set():
+            raise Cancelled
+
+    task = Task("t", {}, Agent("a", "n", "/f"), sent.append, lambda tool, _: called.append(tool), safe_point)
     task.progress(0, 1)
     cancelled.set()
     for step in (lambda: task.progress(1, 1), task.check, lambda: task.call("memory_usage")):

@@ -53,7 +53,7 @@ class AgentSpec:
     capabilities: Sequence[str] = ()
     permission_mode: str = "default"
     model: str | None = None  # as the runner names it; None: the type's own
-    cwd: str | None = None  # where it works, below what the type's config allows; None: as the config says
+    cwd: str | None = None  # where it works; None: in `folder`
     session: str | None = None  # of an earlier start, to go on with
 
 

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 MAX_DEPTH = 100  # levels of lists and objects in a result; what is deeper cannot be kept
 MAX_ERROR = 4_000  # characters of an error that are kept
@@ -43,10 +43,10 @@ def take(message: Mapping[str, Any], name: str, wanted: type) -> Any:
 
 def controls(message: Mapping[str, Any]) -> list[str]:
     """What a worker that is ready can do beside the protocol's own: `hold`, `set_model`. Raises ValueError."""
-    names = message.get("controls") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in cast("list[Any]", names)):
+    names: list[Any] = take(message, "controls", list) if "controls" in message else []
+    if not all(isinstance(name, str) for name in names):
         raise ValueError("ready whose 'controls' is no list of texts")
-    return cast("list[str]", names)
+    return names
 
 
 def progress(message: Mapping[str, Any]) -> dict[str, Any]:

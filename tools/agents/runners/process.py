@@ -293,8 +293,10 @@ class ProcessAgent:
             work.on_progress(report)
         elif kind == "model":
             work.on_model(messages.take(message, "model", str)[:MAX_MODEL])
-        elif kind in ("held", "released"):
-            self._parking.see(kind)
+        elif kind == "held":
+            self._parking.see("held")
+        elif kind == "released":
+            self._parking.see("released")
         elif kind == "usage":
             work.on_usage(messages.usage(message))
         elif kind == "result":
