@@ -83,10 +83,10 @@ class Place:
     async def start(self, kind: Mapping[str, Any] | None = None, call: CallDeck = no_calls, **spec: Any) -> ClaudeAgent:
         names = list(environment(self.api, self.folder / "home"))
         options = {"allowed_tools": ["Bash"], **(kind or {})}
-        types = {"coder": ClaudeType.model_validate({"runner": "claude", "env": names, **options})}
+        types = {"pilot": ClaudeType.model_validate({"runner": "claude", "env": names, **options})}
         given = {"permission_mode": "default", "model": "sonnet", "cwd": str(self.work), **spec}
-        runner = ClaudeRunner(self.children, types, {"coder": "bypassPermissions"})
-        agent = await runner.start(AgentSpec("coder-1", "coder", "Ada", str(self.folder), **given), call)
+        runner = ClaudeRunner(self.children, types, {"pilot": "bypassPermissions"})
+        agent = await runner.start(AgentSpec("pilot-1", "pilot", "Ada", str(self.folder), **given), call)
         assert isinstance(agent, ClaudeAgent)
         self.started.append(agent)
         return agent

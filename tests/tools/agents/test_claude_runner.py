@@ -33,7 +33,7 @@ async def test_work_is_done_with_tools_and_accounted_for(here: Place) -> None:
     first, second = here.api.requests
     assert "what does it say?" in first.text
     assert "ahoy" in second.last
-    assert "You are Ada, an agent of type coder." in json.dumps(first.body["system"])
+    assert "You are Ada, an agent of type pilot." in json.dumps(first.body["system"])
     assert seen.usage[-1]["tokens"] == 2 * 110
     assert seen.usage[-1]["usd"] > 0
     assert set(seen.models) == {first.model}
