@@ -166,7 +166,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             clock=clock,
             runners={
                 "process": ProcessRunner(children, commands),
-                "claude": ClaudeRunner(children, claude, settings.agents.widest_mode),
+                "claude": ClaudeRunner(children, claude, settings.agents.widest_mode, tools.values),
             },
             types=spawnable(settings, own),
             call_deck=call_tool,

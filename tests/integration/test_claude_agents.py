@@ -110,6 +110,26 @@ async def test_a_budget_pauses_before_the_request_that_would_cross_it(api: Messa
         assert len(api.requests) == 3
 
 
+async def test_an_agent_uses_the_tools_of_the_deck_with_its_own_rights(api: MessagesApi, tmp_path: Path) -> None:
+    def store(namespace: str) -> tuple[str, Json]:
+        return "mcp__deck__memory_usage", {"action": "store", "namespace": namespace, "key": "k", "value": "v"}
+
+    async with deck_with(api, tmp_path) as deck:
+        api.will_say(
+            Reply("", [store("pilot")]), Reply("", [store("default")]), Reply("", [("mcp__deck__query_list", {})])
+        )
+        query = await begin(deck)
+        assert (await wait(deck, query))["result"] == "done"
+        assert (await deck.call("memory_usage", action="retrieve", namespace="pilot", key="k"))["value"] == "v"
+        assert not (await deck.call("memory_usage", action="retrieve", key="k"))["found"]
+        refused, listed = api.requests[2].last, api.requests[3].last
+        assert "permission mode default writes only to pilot" in refused
+        assert query in listed
+        offered = {tool["name"] for tool in api.requests[0].body["tools"]}
+        assert "mcp__deck__vector_search" in offered
+        assert "mcp__deck__agents_spawn_parallel" not in offered
+
+
 @pytest.mark.parametrize("held", [True, False])
 async def test_a_terminated_query_leaves_an_agent_that_works(api: MessagesApi, tmp_path: Path, held: bool) -> None:
     async with deck_with(api, tmp_path) as deck:

@@ -30,6 +30,9 @@ WRITES = {
 }
 """Tools that write, and the argument that names where."""
 
+CALLABLE = frozenset({*READS, *ALWAYS, *WRITES})
+"""All tools that an agent may call, with some arguments."""
+
 
 class Rights:
     """The rights of one agent: `plan` reads, `default` also writes to the places in `own`, `acceptEdits` writes
@@ -44,7 +47,7 @@ class Rights:
         if tool in ALWAYS or arguments.get("action") in READS.get(tool, ()):
             return
         if tool not in WRITES:
-            allowed = ", ".join(sorted({*READS, *ALWAYS, *WRITES}))
+            allowed = ", ".join(sorted(CALLABLE))
             raise DeniedError(f"an agent may not call {tool} like this; it may call {allowed}")
         place = arguments.get(WRITES[tool], "default")
         if self.mode == "plan":

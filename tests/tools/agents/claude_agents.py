@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from quarterdeck.tools.agents.runners.claude.agent import ClaudeAgent
 from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.claude.runner import ClaudeRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor
+from quarterdeck.tools.contract import DeckTool
 from tests.servers.anthropic import MessagesApi
 
 QUIET = {
@@ -78,6 +79,7 @@ class Place:
     folder: Path
     children: Supervisor
     monkeypatch: pytest.MonkeyPatch
+    tools: Sequence[DeckTool] = ()
     started: list[ClaudeAgent] = field(default_factory=list[ClaudeAgent])
 
     async def start(self, kind: Mapping[str, Any] | None = None, call: CallDeck = no_calls, **spec: Any) -> ClaudeAgent:
@@ -85,7 +87,7 @@ class Place:
         options = {"allowed_tools": ["Bash"], **(kind or {})}
         types = {"pilot": ClaudeType.model_validate({"runner": "claude", "env": names, **options})}
         given = {"permission_mode": "default", "model": "sonnet", "cwd": str(self.work), **spec}
-        runner = ClaudeRunner(self.children, types, {"pilot": "bypassPermissions"})
+        runner = ClaudeRunner(self.children, types, {"pilot": "bypassPermissions"}, lambda: self.tools)
         agent = await runner.start(AgentSpec("pilot-1", "pilot", "Ada", str(self.folder), **given), call)
         assert isinstance(agent, ClaudeAgent)
         self.started.append(agent)

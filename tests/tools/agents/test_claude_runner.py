@@ -13,6 +13,7 @@ import pytest
 
 from quarterdeck.tools.agents.runners.base import AgentDiedError, WorkError
 from quarterdeck.tools.agents.runners.claude.agent import CONTINUE
+from quarterdeck.tools.agents.runners.claude.launch import FORBIDDEN_TOOLS
 from tests.servers.anthropic import Reply
 from tests.tools.agents.claude_agents import Place, Seen, bash, place
 from tests.until import until
@@ -146,7 +147,9 @@ async def test_nothing_of_the_servers_environment_or_of_the_project_reaches_it(h
     assert "HOME=" in variables
     assert not (here.work / "hooked").exists()
     assert not (here.work / "evil").exists()
-    assert not [tool for tool in here.api.requests[0].body["tools"] if tool["name"].startswith(("mcp__", "Cron"))]
+    offered = {tool["name"] for tool in here.api.requests[0].body["tools"]}
+    assert {"Bash", "Read"} <= offered
+    assert not [name for name in offered if name in FORBIDDEN_TOOLS or name.startswith(("mcp__", "Cron"))]
 
 
 async def test_without_the_sdk_the_extra_is_named(here: Place) -> None:

@@ -12,7 +12,6 @@ from claude_agent_sdk import PermissionMode
 
 from quarterdeck.storage.runs.base import ProcessId
 
-from ....tasks import Tasks
 from ... import processes
 from .. import trees
 from ..base import (
@@ -56,7 +55,7 @@ class ClaudeAgent:
         self._commands: deque[str] = deque()  # that are to run when the present turn has ended
         self._level: PauseLevel | None = None
         self._given_up: str | None = None  # the work that was cancelled
-        self._tasks = Tasks()
+        self._leaving: asyncio.Task[str | None] | None = None  # kept, so that it runs to its end
         self._ended = asyncio.create_task(self._watch())
 
     @property
@@ -65,12 +64,7 @@ class ClaudeAgent:
 
     async def begin(self) -> None:
         """Returns when Claude Code is ready. Raises AgentDiedError."""
-        connecting = asyncio.create_task(_refusal(self._session.connect()))
-        await asyncio.wait([connecting, self._ended], return_when=asyncio.FIRST_COMPLETED)
-        if self._ended.done():
-            connecting.cancel()
-            raise AgentDiedError(self._ended.result())
-        if refusal := connecting.result():
+        if refusal := await self._refusal(self._session.connect()):
             raise AgentDiedError(refusal)
 
     # --- work
@@ -129,7 +123,7 @@ class ClaudeAgent:
         self._given_up = work_id
         self._session.leave()
         if self._session.in_turn:
-            self._tasks.start(_refusal(self._session.interrupt()))
+            self._leaving = asyncio.create_task(self._refusal(self._session.interrupt()))
 
     # --- control
 
@@ -158,7 +152,9 @@ class ClaudeAgent:
         """Abort the turn; what it did stays in the session, and a resume tells it to continue."""
         gate = self._session.steps.gate
         aborted = self._session.in_turn
-        _, refusal = await asyncio.gather(gate.pause(), _refusal(self._session.interrupt()))  # the gate closes first
+        _, refusal = await asyncio.gather(
+            gate.pause(), self._refusal(self._session.interrupt())
+        )  # the gate closes first
         if refusal:
             gate.resume()
             return {"status": "failed", "level": "interrupt", "reason": refusal, "alternatives": ["hold", "terminate"]}
@@ -188,7 +184,7 @@ class ClaudeAgent:
         """See AgentHandle.set_model; a request that is under way ends on the model that it began with."""
         if self._level == "freeze":
             return _STOPPED.copy()
-        if refusal := await _refusal(self._session.client.set_model(model)):
+        if refusal := await self._refusal(self._session.client.set_model(model)):
             return {"status": "failed", "reason": refusal}
         self._model = model
         return {"status": "queued", "effectiveAt": "next_request", "lossless": True}
@@ -199,7 +195,7 @@ class ClaudeAgent:
             return {"status": "denied", "reason": why, "alternatives": ["acceptEdits"]}
         if self._level == "freeze":
             return _STOPPED.copy()
-        if refusal := await _refusal(self._session.client.set_permission_mode(cast("PermissionMode", mode))):
+        if refusal := await self._refusal(self._session.client.set_permission_mode(cast("PermissionMode", mode))):
             return {"status": "failed", "reason": refusal}
         try:
             async with asyncio.timeout(SEEN_TIMEOUT):
@@ -241,14 +237,16 @@ class ClaudeAgent:
     async def _watch(self) -> str:
         reason = await self._session.transport.last_words()
         await self._session.close(AgentDiedError(reason))
-        await self._tasks.close()
         return reason
 
-
-async def _refusal(request: Coroutine[Any, Any, None]) -> str | None:
-    """Why Claude Code did not do what was asked for; None: it did."""
-    try:
-        await request
-    except Exception as exc:  # noqa: BLE001  the SDK raises that for each refusal and for an answer that stays out
-        return str(exc)[:MAX_ERROR] or type(exc).__name__
-    return None
+    async def _refusal(self, request: Coroutine[Any, Any, None]) -> str | None:
+        """Why Claude Code did not do what was asked for, or how it ended; None: it did."""
+        asking = asyncio.create_task(request)
+        try:
+            await asyncio.wait([asking, self._ended], return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                return self._ended.result()
+        finally:
+            asking.cancel()
+        refusal = asking.exception()
+        return str(refusal)[:MAX_ERROR] or type(refusal).__name__ if refusal is not None else None

@@ -12,15 +12,22 @@ from ..children import Order, harmless_environment
 from .config import ClaudeType
 
 BYPASS = "bypassPermissions"
+DECK = "deck"  # the MCP server of the deck's own tools, which check the agent's rights themselves
 NEEDED_ENVIRONMENT = ("HOME", "USER", "LOGNAME", "SHELL")
 """What Claude Code finds its login and its settings by, beside what every worker gets."""
 
 FIXED_ENVIRONMENT = {
     "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
-    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",  # else a session goes on to spend after its query has ended
-    "CLAUDE_CODE_DISABLE_CRON": "1",  # ... or begins anew by itself
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",  # else a session spends when its query has ended
+    "CLAUDE_CODE_DISABLE_CRON": "1",
     "DISABLE_AUTOUPDATER": "1",  # updating the user's own program is not an agent's business
 }
+
+
+FORBIDDEN_TOOLS = (
+    *("Monitor", "ScheduleWakeup", "Workflow"),  # they go on when the query has ended
+    *("ListAgents", "SendMessage"),  # they reach the user's other sessions
+)
 
 
 def is_root() -> bool:
@@ -28,13 +35,12 @@ def is_root() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
-def order(program: Path, kind: ClaudeType, spec: AgentSpec, *, may_bypass: bool, mcp_servers: str | None) -> Order:
+def order(program: Path, kind: ClaudeType, spec: AgentSpec, *, may_bypass: bool) -> Order:
     """What worker/launch.py is to run.
 
     Args:
         program: the command line interface of Claude Code.
         may_bypass: whether the agent may ever be set to bypassPermissions; only a launch can allow it.
-        mcp_servers: names that the SDK serves, as Claude Code's `--mcp-config`.
 
     Raises:
         AgentDiedError: it cannot be started with this permission mode.
@@ -45,18 +51,15 @@ def order(program: Path, kind: ClaudeType, spec: AgentSpec, *, may_bypass: bool,
     command = [str(program), "--output-format", "stream-json", "--input-format", "stream-json", "--verbose"]
     command += ["--include-partial-messages", "--setting-sources=user", "--strict-mcp-config"]
     command += [f"--permission-mode={spec.permission_mode}", f"--append-system-prompt={_role(kind, spec)}"]
+    deck = {"mcpServers": {DECK: {"type": "sdk", "name": DECK}}}
+    command += [f"--mcp-config={json.dumps(deck)}", f"--allowedTools={','.join([*kind.allowed_tools, f'mcp__{DECK}'])}"]
     if spec.model is not None:
         command.append(f"--model={spec.model}")
     if spec.session is not None:
         command.append(f"--resume={spec.session}")
     if may_bypass:
         command.append("--allow-dangerously-skip-permissions")
-    if kind.allowed_tools or mcp_servers is not None:
-        command.append(f"--allowedTools={','.join([*kind.allowed_tools, *(['mcp__deck'] if mcp_servers else [])])}")
-    if kind.disallowed_tools:
-        command.append(f"--disallowedTools={','.join(kind.disallowed_tools)}")
-    if mcp_servers is not None:
-        command.append(f"--mcp-config={mcp_servers}")
+    command.append(f"--disallowedTools={','.join([*FORBIDDEN_TOOLS, *kind.disallowed_tools])}")
     if kind.sandbox:
         sandbox = {"enabled": True, "allowUnsandboxedCommands": False, "failIfUnavailable": True}
         command.append(f"--settings={json.dumps({'sandbox': sandbox})}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import anyio
 import psutil
 
+from quarterdeck.tools.contract import DeckTool
+
 from ..base import AgentDiedError, AgentHandle, AgentSpec, CallDeck
 from ..children import Children
 from .config import ClaudeType
-from .launch import BYPASS, find_program, is_root, order
+from .launch import BYPASS, DECK, find_program, is_root, order
 
 if TYPE_CHECKING:
     from .agent import ClaudeAgent
@@ -24,12 +26,20 @@ READY_TIMEOUT = 60.0  # seconds; alone on a machine it takes half of one, twenty
 
 class ClaudeRunner:
     """Starts agents of the `types` that the user configured. `widest_mode` names the permission mode that agents of a
-    type may be raised to: Claude Code must know of bypassPermissions when it starts."""
+    type may be raised to: Claude Code must know of bypassPermissions when it starts. `tools` tells at a start what
+    the deck offers."""
 
-    def __init__(self, children: Children, types: Mapping[str, ClaudeType], widest_mode: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        children: Children,
+        types: Mapping[str, ClaudeType],
+        widest_mode: Mapping[str, str],
+        tools: Callable[[], Iterable[DeckTool]],
+    ) -> None:
         self._children = children
         self._types = types
         self._widest_mode = widest_mode
+        self._tools = tools
 
     async def start(self, spec: AgentSpec, call: CallDeck) -> AgentHandle:
         """See Runner.start."""
@@ -40,7 +50,7 @@ class ClaudeRunner:
             raise AgentDiedError(f"{exc}: pip install 'quarterdeck[claude]'") from None
         program = find_program(kind, Path(str(sdk.__file__)).parent)
         may_bypass = self._widest_mode.get(spec.type) == BYPASS and kind.sandbox and not is_root()
-        agent = await self._launch(program, kind, spec, may_bypass)
+        agent = await self._launch(program, kind, spec, call, may_bypass=may_bypass)
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 await agent.begin()
@@ -52,15 +62,16 @@ class ClaudeRunner:
             raise
         return agent
 
-    async def _launch(self, program: Path, kind: ClaudeType, spec: AgentSpec, may_bypass: bool) -> ClaudeAgent:
+    async def _launch(
+        self, program: Path, kind: ClaudeType, spec: AgentSpec, call: CallDeck, *, may_bypass: bool
+    ) -> ClaudeAgent:
         from .agent import ClaudeAgent
+        from .deck_server import deck_server
         from .transport import MAX_LINE
 
-        child = await self._children.start(
-            order(program, kind, spec, may_bypass=may_bypass, mcp_servers=None), limit=MAX_LINE
-        )
+        child = await self._children.start(order(program, kind, spec, may_bypass=may_bypass), limit=MAX_LINE)
         try:
-            return ClaudeAgent(child, {}, spec.model, may_bypass=may_bypass)
+            return ClaudeAgent(child, {DECK: deck_server(DECK, self._tools(), call)}, spec.model, may_bypass=may_bypass)
         except psutil.NoSuchProcess:
             child.close()
             raise AgentDiedError(f"{program} ended at once") from None

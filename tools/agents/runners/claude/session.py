@@ -176,17 +176,15 @@ class Session:
 
     async def _read(self) -> None:
         """Keep the SDK's own queue empty; `_take` has seen it all."""
-        try:
-            async for _ in self.client.receive_messages():
-                pass
-        except Exception as exc:  # noqa: BLE001  the SDK's end of the stream; the process's end tells the reason
-            del exc
+        async for _ in self.client.receive_messages():
+            pass
 
     def _take(self, message: dict[str, Json]) -> None:
         work = self._work
         kind = message.get("type")
         if kind == "control_response":
-            self._see_mode((message["response"].get("response") or {}).get("mode"))  # which the SDK does not pass on
+            answer: dict[str, Json] = message["response"].get("response") or {}
+            self._see_mode(answer.get("mode"))  # which the SDK does not pass on
         elif kind == "system":
             self._see_mode(message.get("permissionMode"))
             if message.get("subtype") == "init":
@@ -207,7 +205,7 @@ class Session:
                     work.on_model(model)
                 if text := self._progress.of_tools(message["message"]["content"]):
                     work.on_progress({"done": None, "total": None, "message": text})
-            case "user":
+            case "user" if not isinstance(message["message"]["content"], str):
                 for block in message["message"]["content"]:
                     if "tool_use_id" in block:
                         self.steps.ran(block["tool_use_id"])  # also of one that was refused

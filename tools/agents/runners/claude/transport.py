@@ -13,13 +13,13 @@ from itertools import count
 from typing import Any
 
 import psutil
-from claude_agent_sdk import CLIConnectionError, ProcessError, Transport
+from claude_agent_sdk import CLIConnectionError, Transport
 
 from ..children import Child
 from ..ends import DRAIN_TIMEOUT, LastWords
 
 MAX_LINE = 64 << 20  # bytes of one message; a tool's answer can hold images
-ANSWER_TIMEOUT = 5.0  # seconds for an answer that Claude Code has at hand
+ANSWER_TIMEOUT = 30.0  # seconds; an answer takes milliseconds, or a look at the account where there is one
 
 
 class CliTransport(Transport):
@@ -49,27 +49,24 @@ class CliTransport(Transport):
             raise CLIConnectionError("Claude Code has ended") from exc
 
     async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Raises ProcessError at the end of the process."""
-        while line := await self._next_line():
-            if line.startswith(b"{"):  # what does not is debugging output of some builds
-                message = json.loads(line)
-                self._take_answer(message)
-                self._on_message(message)
-                yield message
-        raise ProcessError(await self.last_words())
-
-    async def _next_line(self) -> bytes:
+        """To the end of the process, which comes when it says what cannot be understood."""
         try:
-            return await self._child.stdout.readline()
-        except ValueError:
-            self._broken = f"Claude Code was ended: it sent a line of more than {MAX_LINE >> 20} MB"
+            while line := await self._child.stdout.readline():
+                if line.startswith(b"{"):  # what does not is debugging output of some builds
+                    message = json.loads(line)
+                    self._take_answer(message)
+                    self._on_message(message)
+                    yield message
+        except (ValueError, LookupError, TypeError, AttributeError) as exc:  # no JSON, too long, not the protocol
+            self._broken = f"Claude Code was ended, as it broke the protocol: {exc!r}"[:500]
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(self._child.pid).kill()
-            return b""
 
     async def last_words(self) -> str:
         """How the process ended, once it has."""
         ended = await asyncio.shield(self._child.exited)
+        for answer in self._asked.values():
+            answer.cancel()
         await asyncio.wait([self._listening], timeout=DRAIN_TIMEOUT)
         self._listening.cancel()
         return self._broken or self._words.explain("Claude Code", ended.code)
@@ -81,13 +78,14 @@ class CliTransport(Transport):
         request = {"type": "control_request", "request_id": request_id, "request": {"subtype": subtype}}
         try:
             await self.write(json.dumps(request) + "\n")
-            async with asyncio.timeout(ANSWER_TIMEOUT):
-                response = await answer
-        except (CLIConnectionError, TimeoutError):
+            await asyncio.wait([answer], timeout=ANSWER_TIMEOUT)
+        except CLIConnectionError:
             return None
         finally:
             del self._asked[request_id]
-        return response.get("response") if response.get("subtype") == "success" else None
+        if not answer.done() or answer.cancelled():
+            return None
+        return answer.result().get("response") if answer.result().get("subtype") == "success" else None
 
     def _take_answer(self, message: dict[str, Any]) -> None:
         if message.get("type") == "control_response":
