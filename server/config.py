@@ -26,6 +26,7 @@ from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType, Name
 from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
+from quarterdeck.tools.queries.rules import Rule, Rules
 
 PREFIX = "QUARTERDECK_"
 WEEK = 7 * 24 * 3600
@@ -79,6 +80,17 @@ class AgentsTable(BaseModel):
     types: dict[Name, OwnType] = Field(default_factory=dict[str, OwnType])
     widest_mode: dict[Name, PermissionMode] = Field(default_factory=dict[str, PermissionMode])
     """Type -> the permission mode that its agents may be raised to."""
+
+
+class OptimizerTable(BaseModel):
+    """The table `[optimizer]` of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rules: Rules = Field(default_factory=list[Rule])
+
+    def __str__(self) -> str:
+        return ", ".join(rule.name for rule in self.rules)
 
 
 def _parse_json(value: Any) -> Any:
@@ -135,6 +147,10 @@ class Settings(BaseSettings):
         description="agent types of [your own](#your-own-agent-types); the variable takes JSON",
     )
     agents_idle_timeout: float = Field(default=900, gt=0, description="seconds after which an agent without work stops")
+    optimizer: Annotated[OptimizerTable, NoDecode, BeforeValidator(_parse_json)] = Field(
+        default_factory=OptimizerTable,
+        description="rules of [your own](#the-optimizer); the variable takes JSON",
+    )
     budget_tokens: int = Field(default=0, ge=0, description=_BUDGET.format("tokens"))
     budget_usd: float = Field(default=0, ge=0, description=_BUDGET.format("US dollars"))
     budget_wall_seconds: float = Field(default=0, ge=0, description=_BUDGET.format("seconds of work"))
@@ -218,7 +234,8 @@ def _explain(error: ErrorDetails) -> str:
     if field == "agents" and inside[:1] == ("types",):
         inside = (*inside[:2], *inside[3:])  # pydantic puts the tag of the union between
     where = ".".join([given, *map(str, inside)])
-    return f"{where}: {'there is no such key' if error['type'] == 'extra_forbidden' else error['msg']}"
+    unknown = error["type"] == "extra_forbidden"
+    return f"{where}: {'there is no such key' if unknown else error['msg'].removeprefix('Value error, ')}"
 
 
 def sources(settings: Settings) -> dict[str, str]:

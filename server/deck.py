@@ -39,7 +39,7 @@ from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.agents.tracker import Tracker
-from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.memory.limits import Limits
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
@@ -49,6 +49,7 @@ from quarterdeck.tools.queries.live import LiveQueries
 from quarterdeck.tools.queries.manager import QueryManager
 from quarterdeck.tools.queries.optimizer import Optimizer
 from quarterdeck.tools.queries.optimizer_tool import optimizer_tools
+from quarterdeck.tools.queries.rules import with_shipped
 from quarterdeck.tools.queries.spending import Spending
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
@@ -88,13 +89,6 @@ class Deck:
     tools: Mapping[str, DeckTool]
     meter: CallMeter
     memory: MemoryService
-
-
-class _Silent:
-    """The client of a call that an agent makes: it takes no progress."""
-
-    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        del progress, total, message
 
 
 @asynccontextmanager
@@ -152,7 +146,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             tool = tools.get(name) or worker_tools.get(name)
             if tool is None:
                 raise NotFoundError(f"no tool {name!r} (tools: {', '.join([*tools, *worker_tools])})")
-            return await tool.answer(arguments, _Silent())
+            return await tool.answer(arguments, NoClient())
 
         owner = processes.identify(os.getpid())
         children = Supervisor(owner) if is_supported() else Subprocesses()
@@ -184,12 +178,27 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.push_async_callback(controls.close)
         queries = QueryManager(live=live, runs=runs, orchestrator=orchestrator, spending=spending, clock=clock)
         stack.push_async_callback(queries.close)
-        desk = ControlDesk(live=live, controls=controls, manager=queries, runs=runs, owner=owner, clock=clock)
+        desk = ControlDesk(
+            live=live,
+            controls=controls,
+            manager=queries,
+            orchestrator=orchestrator,
+            runs=runs,
+            owner=owner,
+            clock=clock,
+        )
         stack.push_async_callback(desk.close)
         stack.push_async_callback(orchestrator.close)
         serving = asyncio.create_task(desk.serve())
         stack.callback(serving.cancel)
-        optimizer = Optimizer(live, desk, clock, enabled=settings.feature_adaptive_opt)
+        optimizer = Optimizer(
+            live,
+            desk,
+            clock,
+            with_shipped(settings.optimizer.rules),
+            cores=os.cpu_count() or 1,
+            enabled=settings.feature_adaptive_opt,
+        )
         stack.push_async_callback(optimizer.stop)
         meter = CallMeter()
         status = StatusTools(
@@ -229,7 +238,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         if interrupted := await recovery.recover():
             log.info("%d agents of servers that ended are marked interrupted", interrupted)
         if optimizer.enabled:
-            await optimizer.start()
+            optimizer.start()
 
         async def forget_history() -> None:
             if settings.runs_history:

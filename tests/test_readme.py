@@ -12,11 +12,13 @@ import pytest
 from quarterdeck.server.config import Settings, environment_name
 from quarterdeck.server.deck import open_deck
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
+from quarterdeck.tools.queries.rules import FIELDS, SHIPPED
 
 README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
+    "optimizer": "none",
     "memory_url": "SQLite in the data directory",
     "upload_roots": "the working directory",
 }
@@ -55,7 +57,27 @@ def settings_table() -> str:
     return "\n".join(["| variable | TOML key | default | means |", "| --- | --- | --- | --- |", *rows])
 
 
-TABLES: dict[str, Callable[[], str]] = {"tools": tools_table, "types": types_table, "settings": settings_table}
+def rules_table() -> str:
+    rows = [
+        f"| `{rule.name}` | {rule.priority} | {' and '.join(map(str, rule.when))} "
+        f"| {rule.action}{'' if rule.model is None else f' to {rule.model}'} |"
+        for rule in SHIPPED
+    ]
+    return "\n".join(["| rule | priority | when | does |", "| --- | --- | --- | --- |", *rows])
+
+
+def fields_table() -> str:
+    rows = [f"| `{field}` | {meaning} |" for field, meaning in FIELDS.items()]
+    return "\n".join(["| field | is |", "| --- | --- |", *rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "tools": tools_table,
+    "types": types_table,
+    "rules": rules_table,
+    "fields": fields_table,
+    "settings": settings_table,
+}
 
 
 def written(name: str, text: str) -> str:

@@ -20,6 +20,8 @@ from pydantic_core import ErrorDetails, to_json
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 
+from .confirm import ClientCall, ConfirmationNeededError
+
 Json = Any  # whatever JSON can say
 Schema = dict[str, Any]
 
@@ -77,6 +79,22 @@ class Call(Protocol):
         """Send a progress notification; nothing happens if the client did not ask for any."""
         ...
 
+    async def confirm(self, question: str) -> bool:
+        """Whether a human says yes; False too where the client cannot ask one. To be awaited before anything is done:
+        the call may be made a second time to bring the answer."""
+        ...
+
+
+class NoClient:
+    """Who calls when no client does: an agent, say. It takes no progress, and no human stands behind it."""
+
+    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        del progress, total, message
+
+    async def confirm(self, question: str) -> bool:
+        del question
+        return False
+
 
 ArgumentsT = TypeVar("ArgumentsT", bound=Arguments)
 Handler = Callable[[ArgumentsT, Call], Awaitable[Any]]
@@ -107,7 +125,9 @@ class DeckTool(Tool):
             Exception: a defect of the deck; the SDK logs it and hides its text from the client.
         """
         try:
-            answer = await self.answer(arguments, context)
+            answer = await self.answer(arguments, ClientCall(context))
+        except ConfirmationNeededError as exc:
+            return exc.result
         except DeckError as exc:
             answer = {"success": False, "error": exc.message, "code": exc.code, **exc.details}
             return _result(answer, is_error=True)

@@ -213,6 +213,7 @@ class Bridge:
             live=self.live,
             controls=self.controls,
             manager=self.queries,
+            orchestrator=self.orchestrator,
             runs=self.runs,
             owner=OWNER,
             clock=self.clock,

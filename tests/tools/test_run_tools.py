@@ -14,12 +14,12 @@ from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.tools.agents.builtin.base import CrewMember
 from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
-from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from tests.tools.fakes import Bridge
 
 
-class Caller:
+class Caller(NoClient):
     """Calls the tools by name, as a client that takes no progress."""
 
     def __init__(self, bridge: Bridge) -> None:
@@ -31,9 +31,6 @@ class Caller:
         ]
         self.tools: dict[str, DeckTool] = {tool.name: tool for family in families for tool in family}
         self.bridge = bridge
-
-    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        del progress, total, message
 
     async def __call__(self, tool: str, **arguments: Any) -> Any:
         return await self.tools[tool].answer(arguments, self)

@@ -16,7 +16,7 @@ from quarterdeck.storage.errors import ConflictError, DeniedError, InvalidArgume
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.agents.rights import Rights
-from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.vectors import worker_tool
 from quarterdeck.tools.vectors.embedders.base import Embedder
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
@@ -25,11 +25,6 @@ from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 from tests.clock import ManualClock
 
 VECTORS = np.random.default_rng(1).normal(size=(7, 3)).astype(np.float32)
-
-
-class NoClient:
-    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        pass
 
 
 @pytest.fixture

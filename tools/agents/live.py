@@ -35,6 +35,7 @@ class SpawnRequest:
     runner: str | None = None  # must be the type's own
     model: str | None = None
     cwd: Path | None = None  # below the type's own
+    confirmed: bool = False  # a human said yes to its permission mode
 
 
 @dataclass(slots=True, eq=False)

@@ -96,6 +96,10 @@ class Orchestrator:
         self._starting = 0
         self._tasks = Tasks()
 
+    def kind(self, type_name: str) -> SpawnableType | None:
+        """The type of that name, if there is one."""
+        return self._types.get(type_name)
+
     # --- start
 
     async def spawn(
@@ -170,7 +174,7 @@ class Orchestrator:
     async def _start(self, request: SpawnRequest, kind: SpawnableType, ready: list[str]) -> SpawnResult:
         """Start one agent and add its id to `ready`."""
         try:
-            refuse_wider(request.permission_mode, kind)
+            refuse_wider(request.permission_mode, kind, confirmed=request.confirmed)
             model = self._model(request, kind)
             cwd = self._working_folder(request, kind)
         except DeckError as exc:
@@ -200,7 +204,9 @@ class Orchestrator:
             self._tasks.start(self._not_started(agent, "its spawn was given up"))
             raise
         ready.append(agent.id)
-        await self.agents.record(live.row, "spawned", spawnTime=agent.spawn_ms)
+        await self.agents.record(
+            live.row, "spawned", spawnTime=agent.spawn_ms, permissionMode=agent.permission_mode, model=agent.model
+        )
         self._tracker.spawned(agent, request.task)
         return SpawnResult(request, agent, None, agent.spawn_ms)
 

@@ -79,8 +79,8 @@ def is_wider(mode: str, than: str) -> bool:
     return MODES.index(mode) > MODES.index(than)
 
 
-def refuse_wider(mode: str, kind: SpawnableType) -> None:
-    """Whether agents of the type may have `mode` at all.
+def refuse_wider(mode: str, kind: SpawnableType, *, confirmed: bool) -> None:
+    """Whether agents of the type may have `mode` at all; `confirmed`: a human said yes to it.
 
     Agents on a model act on the user's own files, so that more than `default` is for the configuration to allow; a
     built-in worker has only the deck, where whoever spawns it may let it write anywhere (acceptEdits).
@@ -96,6 +96,8 @@ def refuse_wider(mode: str, kind: SpawnableType) -> None:
         )
     if mode == "bypassPermissions" and not kind.sandboxed:
         raise DeniedError(f"permission mode bypassPermissions needs a sandbox, and type {kind.name} has none")
+    if mode == "bypassPermissions" and not confirmed:
+        raise DeniedError("permission mode bypassPermissions needs a human's yes, and there was none")
 
 
 def may_raise(mode: str, granted: str, kind: SpawnableType, *, confirmed: bool) -> None:
@@ -110,6 +112,20 @@ def may_raise(mode: str, granted: str, kind: SpawnableType, *, confirmed: bool) 
             f"permission mode {mode} is wider than the agent's {granted}; "
             f'the user can allow it for its type: [agents.widest_mode] {kind.name} = "{mode}"'
         )
-    refuse_wider(mode, kind)
-    if mode == "bypassPermissions" and not confirmed:
-        raise DeniedError("permission mode bypassPermissions needs the yes of a human, which this client did not bring")
+    refuse_wider(mode, kind, confirmed=confirmed)
+
+
+def needs_consent(mode: str | None, kind: SpawnableType) -> bool:
+    """Whether a human must say yes before an agent of the type gets that mode; not if it is denied anyway."""
+    if mode != "bypassPermissions":
+        return False
+    try:
+        refuse_wider(mode, kind, confirmed=True)
+    except DeniedError:
+        return False
+    return True
+
+
+def question(who: Iterable[str]) -> str:
+    """What the human is asked."""
+    return f"Let {', '.join(who)} act without asking for permission (bypassPermissions, in the type's sandbox)?"

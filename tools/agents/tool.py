@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from .builtin.base import CrewMember
 from .builtin.catalogue import CREWS, TYPES
 from .live import LiveAgent, SpawnRequest
 from .orchestrator import Orchestrator, SpawnResult
-from .rights import PermissionMode
+from .rights import PermissionMode, needs_consent, question
 from .runners.base import MAX_PROMPT
 
 MAX_SPAWNS = 100  # agents in one call
@@ -154,7 +155,7 @@ class AgentTools:
         self._parallel = parallel
 
     async def spawn(self, arguments: SpawnArguments, call: Call) -> SpawnAnswer:
-        requests = self._requests(arguments)
+        requests = await self._confirmed(self._requests(arguments), call)
         began = self._clock.monotonic()
 
         async def tell(settled: int, total: int, result: SpawnResult) -> None:
@@ -215,6 +216,18 @@ class AgentTools:
         if crew is None:
             raise InvalidArgumentError(f"unknown crew {arguments.crew!r} (valid: {', '.join(self._crews)})")
         return [SpawnRequest(member.type, member.name, member.priority) for member in crew]
+
+    async def _confirmed(self, requests: list[SpawnRequest], call: Call) -> list[SpawnRequest]:
+        """With the human's yes where their permission mode needs it, asked once for all; what the configuration denies
+        anyway settles by itself later."""
+        asking: list[SpawnRequest] = []
+        for request in requests:
+            kind = self._orchestrator.kind(request.type)
+            if kind is not None and needs_consent(request.permission_mode, kind):
+                asking.append(request)
+        if not asking or not await call.confirm(question(f"agent {request.name}" for request in asking)):
+            return requests
+        return [replace(request, confirmed=request in asking) for request in requests]
 
     async def _spawned(self, result: SpawnResult) -> Spawned:
         request, agent = result.request, result.agent

@@ -234,7 +234,7 @@ class Controls:
             row.status, row.paused_at = "paused", self._clock.now()
             query.active.stop(self._clock.monotonic())
         else:
-            row.status, query.level = "running", None
+            row.status, row.error, query.level = "running", None, None
             self._live.release(query)
         await self._live.save(query)
         return outcome

@@ -20,7 +20,10 @@ from quarterdeck.storage.errors import ConflictError, DeckError
 from quarterdeck.storage.runs.base import LIVE_QUERY, ProcessId, Query, Request, RunStore
 
 from ..agents import processes
+from ..agents.orchestrator import Orchestrator
+from ..agents.rights import needs_consent, question
 from ..agents.runners.base import Control, Outcome
+from ..contract import Call
 from ..tasks import Tasks
 from .controls import NO_OPTIONS, Controls, Options, check_options, ended
 from .live import LiveQueries
@@ -46,6 +49,7 @@ class ControlDesk:
         live: LiveQueries,
         controls: Controls,
         manager: QueryManager,
+        orchestrator: Orchestrator,
         runs: RunStore,
         owner: ProcessId,
         clock: Clock,
@@ -53,6 +57,7 @@ class ControlDesk:
         self._live = live
         self._controls = controls
         self._manager = manager
+        self._orchestrator = orchestrator
         self._runs = runs
         self._owner = owner
         self._clock = clock
@@ -78,6 +83,15 @@ class ControlDesk:
         if action == "resume" and row.status == "interrupted":
             return await self._tasks.finish(self._go_on(row, actor))
         raise ended(row)
+
+    async def consent(self, query_id: str, mode: str | None, call: Call) -> bool:
+        """Whether a human says yes to that permission mode; asked only where it matters. Raises NotFoundError."""
+        if mode is None:
+            return False
+        row = await self._live.row(query_id)
+        kind = self._orchestrator.kind(row.agent_type)
+        needed = kind is not None and needs_consent(mode, kind)
+        return needed and await call.confirm(question([f"query {query_id} of agent {row.agent_id}"]))
 
     async def _go_on(self, row: Query, actor: str) -> Outcome:
         row = await self._manager.go_on(row)

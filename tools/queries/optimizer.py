@@ -1,79 +1,126 @@
-"""The adaptive optimizer: rules over running queries, looked at every few seconds, the most urgent match acts once."""
+"""The adaptive optimizer: looks at the running queries every few seconds; of the rules that hold on one, the highest
+acts on it, once.
+
+Once: a rule that has acted on a query, or was refused, acts on it again only after a look in which it did not hold.
+Meanwhile lower ones may act. What failed in that moment is tried a few times. A paused query is not looked at.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from quarterdeck.storage.clock import Clock
-from quarterdeck.storage.errors import DeckError
+from quarterdeck.storage.errors import DeckError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Query
 
-from ..agents.runners.base import Control
+from ..agents.models import Size
+from ..agents.runners.base import Control, Outcome
+from ..tasks import Tasks
 from .controls import Options
-from .desk import ControlDesk
-from .live import LiveQueries
+from .rules import Facts, Rule
 
 log = logging.getLogger(__name__)
 
 DEFAULT_INTERVAL_MS = 5000
+MAX_ACTIONS = 20  # shown as the last ones
+MAX_TRIES = 3  # of what failed
+TAKEN = ("applied", "pending", "queued")  # outcomes that have or get their effect
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What to do with a running query: `evidence` returns the figures that match, or None.
+class Watched(Protocol):
+    """The queries of this server, as LiveQueries has them."""
 
-    It gets the query and its active seconds, in which paused time does not count.
-    """
+    def rows(self) -> Sequence[Query]:
+        """Of those that have not ended."""
+        ...
 
-    name: str
-    priority: int
-    action: Control
-    evidence: Callable[[Query, float], dict[str, Any] | None]
+    def active_seconds(self, query_id: str, now: float) -> float: ...
 
-
-def _runaway(query: Query, active: float) -> dict[str, Any] | None:
-    limit = float(query.budget.get("wallSeconds", 300))
-    return {"activeSeconds": round(active, 3), "limitSeconds": limit} if active > limit else None
+    def model_size(self, query_id: str) -> Size | None: ...
 
 
-RULES = (Rule("runaway-query-termination", 10, "terminate", _runaway),)
+class Desk(Protocol):
+    """Who applies controls, as the ControlDesk does."""
+
+    async def control(self, query_id: str, action: Control, *, actor: str, options: Options) -> Outcome:
+        """Raises DeckError."""
+        ...
+
+
+@dataclass(slots=True)
+class Action:
+    """What a rule did to a query, or in a dry run would have done; `at` is the wall clock in milliseconds."""
+
+    at: int
+    query_id: str
+    rule: Rule
+    evidence: Mapping[str, str]
+    status: str | None = None  # the outcome's or `dryRun`; None until it is known
+    reason: str | None = None
 
 
 class Optimizer:
     """Applies the rules to this server's queries."""
 
     def __init__(
-        self, live: LiveQueries, desk: ControlDesk, clock: Clock, rules: Sequence[Rule] = RULES, *, enabled: bool
+        self,
+        live: Watched,
+        desk: Desk,
+        clock: Clock,
+        rules: Sequence[Rule],
+        *,
+        cores: int,
+        enabled: bool,
     ) -> None:
-        self.rules = sorted(rules, key=lambda rule: -rule.priority)
+        """`rules` come with the highest priority first."""
+        self.rules = rules
         self.enabled = enabled
         self.interval_ms = DEFAULT_INTERVAL_MS
         self.dry_run = False
+        self.actions: deque[Action] = deque(maxlen=MAX_ACTIONS)  # the newest first
         self._live = live
         self._desk = desk
         self._clock = clock
-        self._acted: set[tuple[str, str]] = set()
+        self._cores = cores
+        self._acted: set[tuple[str, str]] = set()  # query id, rule name
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._broken: set[tuple[str, str]] = set()
         self._loop: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     @property
     def is_monitoring(self) -> bool:
-        return self._loop is not None and not self._loop.done()
+        return self._loop is not None
 
-    async def start(self, interval_ms: int = DEFAULT_INTERVAL_MS, *, dry_run: bool = False) -> None:
-        """Look every `interval_ms` from now on, with these options."""
-        await self.stop()
+    def start(self, interval_ms: int = DEFAULT_INTERVAL_MS, *, dry_run: bool = False) -> None:
+        """Look every `interval_ms` from now on, with these options.
+
+        Raises:
+            DeniedError: the feature flag is off.
+        """
+        if not self.enabled:
+            raise DeniedError("FEATURE_ADAPTIVE_OPT=false: no rule acts on this server; unset it and restart")
+        if self._loop is not None:
+            if (interval_ms, dry_run) == (self.interval_ms, self.dry_run):
+                return  # it looks as it is asked to; a new loop would begin with a wait
+            self._loop.cancel()
+        if self.dry_run:
+            self._acted.clear()  # nothing was done
         self.interval_ms, self.dry_run = interval_ms, dry_run
         self._loop = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop])
-            self._loop = None
+        """Look no more; returns when what a rule has begun is done."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.cancel()
+            await asyncio.wait([loop])
+        await self._tasks.close()
 
     async def _run(self) -> None:
         while True:
@@ -84,32 +131,78 @@ class Optimizer:
                 log.exception("optimizer")
 
     async def tick(self) -> None:
-        """Look at every running query once."""
+        """Look at every running query once, then act on all of them together."""
         live = self._live.rows()
-        self._acted &= {(query.id, rule.name) for query in live for rule in self.rules}
-        for query in live:
-            if query.status == "running":
-                await self._optimize(query)
-
-    async def _optimize(self, query: Query) -> None:
-        active = self._live.active_seconds(query.id, self._clock.monotonic())
-        for rule in self.rules:
-            if (query.id, rule.name) in self._acted:
+        known = {row.id for row in live}
+        self._acted = {key for key in self._acted if key[0] in known}
+        self._failures = Counter({key: count for key, count in self._failures.items() if key[0] in known})
+        self._broken = {key for key in self._broken if key[0] in known}
+        running = [row for row in live if row.status == "running"]
+        load = len(running)
+        begun: list[asyncio.Task[None]] = []
+        for row in running:
+            action = self._decide(row, self._facts(row, load / self._cores))
+            if action is None:
                 continue
+            if action.rule.action != "change_model":
+                load -= 1  # so that a rule over the load holds no more queries than it must
+            self.actions.appendleft(action)
+            if self.dry_run:
+                log.info("rule %s would %s query %s: %s", action.rule.name, action.rule.action, row.id, action.evidence)
+            else:
+                begun.append(self._tasks.start(self._act(action)))
+        if begun:
+            await asyncio.wait(begun)
+
+    def _facts(self, row: Query, load: float) -> Facts:
+        usage = row.usage or {}
+        facts = {
+            "activeSeconds": self._live.active_seconds(row.id, self._clock.monotonic()),
+            "tokens": usage.get("tokens"),
+            "usd": usage.get("usd"),
+            "load": load,
+            "model": self._live.model_size(row.id),
+            "permissionMode": row.permission_mode,
+            "agentType": row.agent_type,
+            "budget": row.budget,
+            "metadata": row.metadata,
+        }
+        return {field: value for field, value in facts.items() if value is not None}
+
+    def _decide(self, row: Query, facts: Facts) -> Action | None:
+        """The highest rule that holds and has not acted yet; those that no longer hold may act again."""
+        chosen: Action | None = None
+        for rule in self.rules:
+            key = row.id, rule.name
             try:
-                evidence = rule.evidence(query, active)
-            except (ArithmeticError, LookupError, TypeError, ValueError):
-                log.exception("rule %s failed on query %s; trying the next one", rule.name, query.id)
+                evidence = rule.evidence(facts)
+            except (DeckError, RecursionError) as exc:  # of the query's metadata, which may hold anything
+                if key not in self._broken:
+                    self._broken.add(key)
+                    log.warning("rule %s failed on query %s, the next is tried: %s", rule.name, row.id, exc)
                 continue
             if evidence is None:
-                continue
-            self._acted.add((query.id, rule.name))
-            if self.dry_run:
-                log.info("rule %s would %s query %s: %s", rule.name, rule.action, query.id, evidence)
-                return
-            try:
-                options = Options(evidence={"rule": rule.name, **evidence})
-                await self._desk.control(query.id, rule.action, actor="optimizer", options=options)
-            except DeckError as exc:  # it ended or changed its state in this very moment
-                log.info("rule %s could not %s query %s: %s", rule.name, rule.action, query.id, exc.message)
-            return
+                self._acted.discard(key)
+                self._failures.pop(key, None)
+            elif chosen is None and key not in self._acted:
+                self._acted.add(key)
+                chosen = Action(self._clock.now(), row.id, rule, evidence, "dryRun" if self.dry_run else None)
+        return chosen
+
+    async def _act(self, action: Action) -> None:
+        rule = action.rule
+        try:
+            options = Options(model=rule.model, evidence={"rule": rule.name, **action.evidence})
+            outcome = await self._desk.control(action.query_id, rule.action, actor="optimizer", options=options)
+            action.status, action.reason = outcome.get("status"), outcome.get("reason")
+        except (InvalidArgumentError, DeniedError) as exc:  # such as that its agent has no such model
+            action.status, action.reason = "denied", exc.message
+        except DeckError as exc:  # such as that it has ended in this very moment
+            action.status, action.reason = "failed", exc.message
+        if action.status == "failed":
+            key = action.query_id, rule.name
+            self._failures[key] += 1
+            if self._failures[key] < MAX_TRIES:
+                self._acted.discard(key)
+        if action.status not in TAKEN:
+            log.warning("rule %s could not %s query %s: %s", rule.name, rule.action, action.query_id, action.reason)

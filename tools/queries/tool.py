@@ -155,13 +155,14 @@ class QueryTools:
         )
         return {"success": True, "queryId": query.id, "agentId": query.agent_id, "status": query.status}
 
-    async def control(self, arguments: ControlArguments, _call: Call) -> ControlAnswer:
+    async def control(self, arguments: ControlArguments, call: Call) -> ControlAnswer:
         options = Options(
             level=arguments.level,
             model=arguments.model,
             permission_mode=arguments.permission_mode,
             command=arguments.command,
             budget=arguments.budget.amounts() if arguments.budget else None,
+            confirmed=await self._desk.consent(arguments.query_id, arguments.permission_mode, call),
         )
         outcome = await self._desk.control(arguments.query_id, arguments.action, actor="client", options=options)
         status = outcome.get("status")

@@ -11,7 +11,7 @@ from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
-from quarterdeck.tools.contract import DeckTool
+from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
 from quarterdeck.tools.vectors.embedders.base import Embedder
@@ -23,11 +23,6 @@ from tests.clock import ManualClock
 from tests.ready import ready
 
 from .driver import FakeDeck, RefusalError
-
-
-class NoClient:
-    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        pass
 
 
 class RealTools:
