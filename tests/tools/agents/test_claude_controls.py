@@ -142,7 +142,9 @@ async def test_work_that_ends_while_a_hold_waits_is_held(here: Place) -> None:
 
 async def test_a_freeze_stops_every_process_and_says_what_it_risks(here: Place) -> None:
     agent = await here.start()
-    here.api.will_say(Reply("", [bash("setsid sh -c 'while :; do echo . >> ticks; sleep 0.01; done'")]), "done")
+    os.mkfifo(here.work / "never")
+    ticking = "exec 3<> never; while :; do echo . >> ticks; read -t 0.01 -u 3; done"
+    here.api.will_say(Reply("", [bash(f"setsid bash -c '{ticking}'")]), "done")
     working = asyncio.create_task(agent.run(Seen().work()))
     await until((here.work / "ticks").exists)
     outcome = await agent.pause("freeze")
