@@ -193,6 +193,8 @@ async def test_an_interrupt_aborts_the_turn_and_a_resume_continues_the_session(h
     assert applied(outcome)
     assert outcome.get("lossless") is False
     assert len(here.api.requests) == 1
+    if moment == "answer":
+        await until(lambda: here.api.hung_up)
     assert not working.done()
     await agent.resume()
     assert await working == "all of it"

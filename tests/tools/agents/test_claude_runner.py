@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -76,6 +77,21 @@ async def test_the_budget_is_asked_before_each_request_with_all_that_was_used(he
         seen.within_budget.clear()
     assert await working == "done"
     assert seen.asked == 5
+
+
+async def test_a_budget_that_cannot_be_asked_lets_nothing_pass(here: Place) -> None:
+    agent = await here.start()
+    here.api.will_say(Reply("", [bash("echo")]), "done")
+    work = Seen().work()
+    asks = iter([None])
+
+    async def fails_the_second_time() -> None:
+        next(asks)
+
+    work.before_request = fails_the_second_time
+    with pytest.raises(WorkError, match="Claude Code ended the turn: hook_stopped"):
+        await agent.run(work)
+    assert len(here.api.requests) == 1
 
 
 async def test_a_query_has_its_own_model_and_permission_mode(here: Place) -> None:
@@ -163,3 +179,9 @@ async def test_a_program_that_is_no_claude_code_is_no_agent(here: Place) -> None
         await here.start({"command": "/bin/ls"})
     with pytest.raises(AgentDiedError, match="cannot run '/nowhere/claude'"):
         await here.start({"command": "/nowhere/claude"})
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is not None, reason="there is a sandbox here")
+async def test_no_sandbox_is_no_agent_that_needs_one(here: Place) -> None:
+    with pytest.raises(AgentDiedError, match="Refusing to start without a working sandbox"):
+        await here.start({"sandbox": True})

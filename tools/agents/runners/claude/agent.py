@@ -31,6 +31,7 @@ from .session import Session
 
 SEEN_TIMEOUT = 2.0  # seconds for a changed permission mode to be reported
 CONTINUE = "Continue where you left off."
+COMPLETED = "completed"  # the reason of a turn's end that is none
 
 _STOPPED: Outcome = {
     "status": "failed",
@@ -110,13 +111,15 @@ class ClaudeAgent:
                 self._check(work)
                 raise
             self._check(work)
-            if not str(result.get("terminal_reason")).startswith("aborted"):
+            reason = result.get("terminal_reason") or COMPLETED  # commands without a request have none
+            if not reason.startswith("aborted"):
                 break
             prompt, verbatim = CONTINUE, True
-        if result["is_error"]:
-            reasons = result.get("result") or "; ".join(result.get("errors") or ()) or result["subtype"]
-            raise WorkError(reasons[:MAX_ERROR])
-        return result.get("result") or ""
+        said = result.get("result") or ""
+        if result["is_error"] or reason != COMPLETED:
+            why = said or "; ".join(result.get("errors") or ()) or f"Claude Code ended the turn: {reason}"
+            raise WorkError(why[:MAX_ERROR])
+        return said
 
     async def cancel(self, work_id: str) -> None:
         """Abort the turn, without waiting: a frozen agent takes nothing from its pipe."""
@@ -152,9 +155,8 @@ class ClaudeAgent:
         """Abort the turn; what it did stays in the session, and a resume tells it to continue."""
         gate = self._session.steps.gate
         aborted = self._session.in_turn
-        _, refusal = await asyncio.gather(
-            gate.pause(), self._refusal(self._session.interrupt())
-        )  # the gate closes first
+        # In this order: the gate is closed before the turn can end.
+        _, refusal = await asyncio.gather(gate.pause(), self._refusal(self._session.interrupt()))
         if refusal:
             gate.resume()
             return {"status": "failed", "level": "interrupt", "reason": refusal, "alternatives": ["hold", "terminate"]}

@@ -80,9 +80,11 @@ def find_program(kind: ClaudeType, sdk: Path) -> Path:
     Raises:
         AgentDiedError: there is none.
     """
+    if kind.command is not None:
+        return kind.command.expanduser().absolute()
     bundled = sdk / "_bundled" / ("claude.exe" if os.name == "nt" else "claude")
     on_path = shutil.which("claude")
-    found = kind.command or (bundled if bundled.is_file() else Path(on_path) if on_path else None)
+    found = bundled if bundled.is_file() else Path(on_path) if on_path else None
     if found is None:
         raise AgentDiedError("there is no Claude Code here; install it, or name it by `command` of the agent's type")
     return found

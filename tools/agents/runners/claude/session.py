@@ -40,7 +40,8 @@ class Session:
             "SubagentStop": self._after_subagent,
         }
         matchers: dict[Any, list[HookMatcher]] = {
-            event: [HookMatcher(hooks=[self._hook(hook)], timeout=HOOK_TIMEOUT)] for event, hook in hooks.items()
+            event: [HookMatcher(hooks=[self._hook(hook)], timeout=HOOK_TIMEOUT, on_failure="block")]
+            for event, hook in hooks.items()
         }
         self.client = ClaudeSDKClient(ClaudeAgentOptions(hooks=matchers, mcp_servers=dict(mcp_servers)), self.transport)
         self.steps = Steps(Gate())
@@ -134,7 +135,8 @@ class Session:
 
     def _hook(self, step: Callable[[HookInput, Work], Awaitable[None]]) -> Callable[..., Awaitable[Any]]:
         async def hook(given: HookInput, _tool_use_id: str | None, _context: object) -> Answer:
-            self._see_mode(given.get("permission_mode"))
+            if "agent_id" not in given:  # a subagent may have a mode of its own
+                self._see_mode(given.get("permission_mode"))
             if self._work is not None:
                 await step(given, self._work)
             return {}
@@ -210,7 +212,8 @@ class Session:
                     if "tool_use_id" in block:
                         self.steps.ran(block["tool_use_id"])  # also of one that was refused
             case "result":
-                self._spend(work, Spent.of(message.get("total_cost_usd") or 0.0, message.get("modelUsage") or {}))
+                if message.get("modelUsage"):
+                    self._spend(work, Spent.of(message["total_cost_usd"], message["modelUsage"]))
                 if self._turn is not None and not self._turn.done():
                     self._turn.set_result(message)
             case _:
