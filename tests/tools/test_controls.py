@@ -125,10 +125,11 @@ async def test_a_model_is_the_querys_once_it_was_seen_at_work(bridge: Bridge) ->
 async def test_a_queued_query_takes_its_changes_to_its_start(bridge: Bridge) -> None:
     first, fake = await begin(bridge)
     await bridge.queries.start(first.agent_id, "more", query_id="second")
-    for action, options in (
-        ("change_model", Options(model="large")),
-        ("change_permissions", Options(permission_mode="plan")),
-    ):
+    changes: dict[Control, Options] = {
+        "change_model": Options(model="large"),
+        "change_permissions": Options(permission_mode="plan"),
+    }
+    for action, options in changes.items():
         outcome = await bridge.desk.control("second", action, actor="client", options=options)
         assert outcome.get("status") == "queued"
     fake.finish()
@@ -187,7 +188,7 @@ async def test_a_budget_holds_the_work_before_its_next_request(bridge: Bridge) -
     assert fake.work is not None
     await fake.work.before_request()
     fake.work.on_usage({"tokens": 120})
-    asking = asyncio.create_task(fake.work.before_request())  # type: ignore[arg-type]
+    asking = asyncio.create_task(fake.work.before_request())
     await until(lambda: query.status == "paused")
     assert not asking.done()
     assert query.error == "paused by the budget: tokens 120 of 100"
