@@ -52,9 +52,10 @@ def applied(outcome: Outcome) -> bool:
 
 
 async def test_a_hold_stops_before_a_tool_and_loses_nothing(here: Place) -> None:
-    agent = await here.start()
+    agent, other = await here.start(), await here.start()
     ready = asyncio.Event()
-    here.api.will_say(Reply("", [bash("touch ran")], until=ready), "done")
+    here.api.will_say(Reply("", [bash("touch ran")], until=ready))
+    here.api.will_say(Reply("", [bash("touch other")]), "the other is done", "done")
     working = asyncio.create_task(agent.run(Seen().work()))
     await until(lambda: here.api.requests)
     pausing = asyncio.create_task(agent.pause("hold"))
@@ -63,13 +64,12 @@ async def test_a_hold_stops_before_a_tool_and_loses_nothing(here: Place) -> None
     outcome = await pausing
     assert applied(outcome)
     assert outcome.get("lossless") is True
-    assert applied(await agent.set_permissions("acceptEdits"))  # it lives ...
-    assert not (here.work / "ran").exists()  # ... and does nothing
-    assert len(here.api.requests) == 1
+    assert await other.run(Seen().work()) == "the other is done"  # there was time enough to do the same work
+    assert not (here.work / "ran").exists()
+    assert len(here.api.requests) == 3
     assert applied(await agent.resume())
     assert await working == "done"
     assert (here.work / "ran").exists()
-    assert len(here.api.requests) == 2
 
 
 async def test_a_hold_waits_for_the_tools_that_run_beside_each_other(here: Place) -> None:
