@@ -21,7 +21,7 @@ READS = {
 }
 """Tools with an `action`, and the actions that change nothing."""
 
-ALWAYS = {"vector_search", "vector_points", "agents_list", "query_list", "server_status"}
+ALWAYS = {"vector_search", "vector_shape", "vector_points", "agents_list", "query_list", "server_status"}
 WRITES = {
     "memory_usage": "namespace",
     "vector_upsert": "collection",
