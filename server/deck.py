@@ -40,6 +40,8 @@ from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.claude.runner import ClaudeRunner
 from quarterdeck.tools.agents.runners.commands import CommandType
+from quarterdeck.tools.agents.runners.llm.config import LlmType
+from quarterdeck.tools.agents.runners.llm.runner import LlmRunner
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
@@ -115,6 +117,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     own = own_types(settings)
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
     claude = {name: kind for name, kind in own.items() if isinstance(kind, ClaudeType)}
+    models = {name: kind for name, kind in own.items() if isinstance(kind, LlmType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -191,6 +194,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runners={
                 "process": ProcessRunner(children, commands),
                 "claude": ClaudeRunner(children, claude, settings.agents.widest_mode, tools.values),
+                "llm": LlmRunner(models, tools.values),
             },
             types=spawnable(settings, own),
             call_deck=call_tool,

@@ -18,8 +18,6 @@ README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
-    "cache_url": "none",
-    "embedder_key": "none",
     "http_token": "none",
     "optimizer": "none",
     "memory_url": "SQLite in the data directory",
