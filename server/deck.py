@@ -37,6 +37,8 @@ from quarterdeck.tools.agents.builtin.catalogue import CREWS
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.children import Subprocesses
+from quarterdeck.tools.agents.runners.claude.config import ClaudeType
+from quarterdeck.tools.agents.runners.claude.runner import ClaudeRunner
 from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.agents.runners.llm.runner import LlmRunner
@@ -114,6 +116,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     clock = clock or SystemClock()
     own = own_types(settings)
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
+    claude = {name: kind for name, kind in own.items() if isinstance(kind, ClaudeType)}
     models = {name: kind for name, kind in own.items() if isinstance(kind, LlmType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
@@ -188,7 +191,11 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runners={"process": ProcessRunner(children, commands), "llm": LlmRunner(models, tools.values)},
+            runners={
+                "process": ProcessRunner(children, commands),
+                "claude": ClaudeRunner(children, claude, settings.agents.widest_mode, tools.values),
+                "llm": LlmRunner(models, tools.values),
+            },
             types=spawnable(settings, own),
             call_deck=call_tool,
             ledger=ledger,
