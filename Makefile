@@ -12,7 +12,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres,redis,documents]' --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres,redis,documents,acp]' --group dev
 	mkdir -p .dev/quarterdeck
 	ln -sfn ../../server .dev/quarterdeck/server
 	ln -sfn ../../tools .dev/quarterdeck/tools

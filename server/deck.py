@@ -31,6 +31,8 @@ from quarterdeck.tools.agents.budget import Ledger
 from quarterdeck.tools.agents.builtin.catalogue import CREWS
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
+from quarterdeck.tools.agents.runners.acp.config import AcpType
+from quarterdeck.tools.agents.runners.acp.runner import AcpRunner
 from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.process import ProcessRunner
@@ -99,6 +101,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     clock = clock or SystemClock()
     own = own_types(settings)
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
+    acp = {name: kind for name, kind in own.items() if isinstance(kind, AcpType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -155,7 +158,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runners={"process": ProcessRunner(children, commands)},
+            runners={"process": ProcessRunner(children, commands), "acp": AcpRunner(children, acp)},
             types=spawnable(settings, own),
             call_deck=call_tool,
             ledger=ledger,
