@@ -11,11 +11,23 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.subscriptions import InMemorySubscriptionBus
-from mcp_types import CallToolResult, InputRequiredResult, ResourceTemplate
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolResult,
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    InputRequiredResult,
+    PromptReference,
+    ResourceTemplate,
+    ResourceTemplateReference,
+)
 from pydantic import AnyUrl
 
 from .deck import Deck
 from .resources import MemoryResources
+from .upload_resources import UploadResources
 
 INSTRUCTIONS = (
     "A deck to command agents from: durable memory (memory_usage), agents that run as real processes "
@@ -30,6 +42,7 @@ class DeckServer(MCPServer[None]):
     def __init__(self, deck: Deck) -> None:
         bus = InMemorySubscriptionBus()
         self._memory = MemoryResources(deck.memory, bus)
+        self._uploads = UploadResources(deck.uploads)
         super().__init__(
             "quarterdeck",
             title="Quarterdeck",
@@ -40,7 +53,7 @@ class DeckServer(MCPServer[None]):
             subscriptions=bus,
             middleware=[self._memory.listening],
         )
-        self.completion()(self._memory.complete)  # type: ignore[no-untyped-call]  # the SDK's decorator has no types
+        self.completion()(self._complete)  # type: ignore[no-untyped-call]  # the SDK's decorator has no types
         self._deck = deck
 
     async def call_tool(
@@ -64,20 +77,37 @@ class DeckServer(MCPServer[None]):
             self._memory.watch.look_soon()  # what the call wrote
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates; `resources/list` stays empty, since memory is for listing and searching by its tool."""
-        return [*await super().list_resource_templates(), self._memory.template]
+        """The templates; `resources/list` stays empty, since memory and uploads are for listing by their tools."""
+        return [*await super().list_resource_templates(), self._memory.template, self._uploads.template]
 
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[None, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
-        """Read a memory, or whatever else is registered.
+        """Read a memory, an upload, or whatever else is registered.
 
         Raises:
-            ResourceNotFoundError, ResourceError: as `MemoryResources.read`.
+            ResourceNotFoundError, ResourceError: as `MemoryResources.read` and `UploadResources.read`.
         """
         if str(uri).startswith("memory:"):
             return [await self._memory.read(str(uri))]
+        if str(uri).startswith("upload:"):
+            return [await self._uploads.read(str(uri))]
         return await super().read_resource(uri, context)
+
+    async def _complete(
+        self,
+        ref: ResourceTemplateReference | PromptReference,
+        argument: CompletionArgument,
+        context: CompletionContext | None,
+    ) -> Completion:
+        for resources in (self._memory, self._uploads):
+            if isinstance(ref, ResourceTemplateReference) and ref.uri == resources.template.uri_template:
+                return await resources.complete(argument, context)
+        raise MCPError(
+            INVALID_PARAMS,
+            f"ref: only the resource templates {self._memory.template.uri_template} and "
+            f"{self._uploads.template.uri_template} have completions",
+        )
 
     async def run_stdio_async(self) -> None:
         """Serve stdin and stdout until the client closes them."""

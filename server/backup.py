@@ -86,6 +86,8 @@ def back_up(settings: Settings, folder: Path) -> str:
     if backend_of(settings.memory_url) != "sqlite":
         address = without_password(settings.memory_url or "")
         note = f"\nmemory is not in it: {address} keeps it; back it up there, or use `quarterdeck memory export`"
+    if settings.vectors_url is not None:
+        note += f"\nvectors are not in it: {settings.vectors_url} keeps them; take its snapshots"
     return f"{len(sizes)} files, {sum(sizes):,} bytes backed up to {folder}{note}"
 
 

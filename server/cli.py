@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     match options.command:
         case "serve":
-            return _serve()
+            return _serve(http=options.http)
         case "demo":
             from .demo import run_demo
 
@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"quarterdeck {version('quarterdeck')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("serve", help="serve MCP over stdin and stdout")
+    serve = commands.add_parser("serve", help="serve MCP over stdin and stdout")
+    serve.add_argument("--http", action="store_true", help="take uploads over HTTP instead, until a signal ends it")
     demo = commands.add_parser("demo", help="show and verify everything on real input, in a folder of its own")
     demo.add_argument("folder", nargs="?", type=Path, help="texts to work on (default: those of installed packages)")
     commands.add_parser("doctor", help="check what is installed and reachable, and say what to do about it")
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve() -> int:
+def _serve(*, http: bool) -> int:
     import gc
 
     gc.disable()  # nothing that is imported becomes garbage: collecting meanwhile only delays the first answer
@@ -67,14 +68,18 @@ def _serve() -> int:
 
     from .config import load_settings
     from .logs import log_to_stderr
-    from .serve import serve_stdio
+
+    if http:
+        from .http import serve_http as serve
+    else:
+        from .serve import serve_stdio as serve
 
     gc.freeze()
     gc.enable()
     try:
         settings = load_settings()
         log_to_stderr(settings.log_level)
-        anyio.run(serve_stdio, settings)
+        anyio.run(serve, settings)
     except DeckError as exc:
         print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
         return EXIT_UNUSABLE
@@ -134,6 +139,8 @@ def _config() -> int:
 def _shown(value: object) -> str:
     """A setting as the environment would spell it, without passwords; agent types by name, as their command lines may
     hold some."""
+    from pydantic import SecretStr
+
     from quarterdeck.storage.remote import without_password
 
     from .config import AgentsTable
@@ -142,6 +149,8 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, list):
         return os.pathsep.join(str(item) for item in cast("list[object]", value))
+    if isinstance(value, SecretStr):
+        return "***"
     if isinstance(value, AgentsTable):
         return ", ".join(value.types)
     if isinstance(value, bool):

@@ -9,7 +9,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -19,7 +29,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from quarterdeck.storage.errors import DeckError
+from quarterdeck.storage.errors import DeckError, InvalidArgumentError
+from quarterdeck.storage.objects.s3_location import REGION, S3Location
 from quarterdeck.storage.sqlite import Durability
 from quarterdeck.tools.agents.rights import PermissionMode
 from quarterdeck.tools.agents.runners.acp.config import AcpType
@@ -74,6 +85,30 @@ OwnType = Annotated[
         custom_error_message="there is no such runner (valid: process, claude, llm, acp)",
     ),
 ]
+
+
+def _check_embedder(value: str) -> str:
+    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
+        raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
+    return value
+
+
+def _check_sync_url(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("http://", "https://", "sqlite:///")):
+        raise ValueError("give http://…, https://… or sqlite:///path/of.db")
+    return value
+
+
+def _check_vectors_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
+        raise ValueError("give http(s)://host:port; an API key is QUARTERDECK_VECTORS_KEY, not part of it")
+    return value
+
+
+def _check_cache_url(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("give redis://…, rediss://… or unix:///path/of/redis.sock")
+    return value
 
 
 class AgentsTable(BaseModel):
@@ -138,8 +173,56 @@ class Settings(BaseSettings):
         description="`process`: acknowledged memory and records of agents survive a killed server; "
         "`power`: a loss of power too",
     )
+    objects_url: str | None = Field(
+        default=None,
+        description="where uploads are kept: `s3://bucket?endpoint=https://host:port&region=us-east-1`; wins over "
+        "`MINIO_ENDPOINT` and `MINIO_BUCKET`",
+    )
+    minio_endpoint: str | None = Field(
+        default=None, validation_alias="MINIO_ENDPOINT", description="`http://…` or `https://…` of an S3 server"
+    )
+    minio_bucket: str = Field(
+        default="aeon-documents", validation_alias="MINIO_BUCKET", description="bucket at `MINIO_ENDPOINT`"
+    )
+    minio_access_key: SecretStr | None = Field(
+        default=None, validation_alias="MINIO_ACCESS_KEY", description="access key for any S3 server, AWS included"
+    )
+    minio_secret_key: SecretStr | None = Field(
+        default=None, validation_alias="MINIO_SECRET_KEY", description="secret key for it; there are no default keys"
+    )
     upload_roots: Paths = Field(
         default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+    )
+    embedder: Annotated[str, AfterValidator(_check_embedder)] = Field(
+        default="lexical", description="what makes vectors of [texts](#embedders) in new collections"
+    )
+    embedder_key: SecretStr | None = Field(default=None, description="API key of an embedder's endpoint")
+    embedder_timeout: float = Field(
+        default=30, gt=0, description="seconds that an embedder's endpoint may take for one request"
+    )
+    vectors_url: Annotated[str | None, AfterValidator(_check_vectors_url)] = Field(
+        default=None, description="a Qdrant server that keeps vectors: `http(s)://host:port`"
+    )
+    vectors_key: SecretStr | None = Field(default=None, description="API key of that server")
+    cache_url: Annotated[str | None, AfterValidator(_check_cache_url)] = Field(
+        default=None,
+        description="a cache that decks share, of searches on that server and of vectors of texts: `redis://…`, "
+        "`rediss://…` or `unix:///…`",
+    )
+    sync_url: Annotated[str | None, AfterValidator(_check_sync_url)] = Field(
+        default=None,
+        description="another store of vectors, which `synchronization` agents call `sync:`: a Qdrant server, "
+        "`http(s)://…`, or a file, `sqlite:///…`",
+    )
+    sync_key: SecretStr | None = Field(default=None, description="API key of that server")
+    http_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="where `serve --http` listens; others than this machine need a token",
+    )
+    http_port: int = Field(default=8765, ge=0, le=65_535, description="its port; 0: any that is free")
+    http_token: SecretStr | None = Field(
+        default=None, min_length=1, description="what callers must send as `Authorization: Bearer …`"
     )
     runs_history: int = Field(
         default=30 * 24 * 3600,
@@ -162,6 +245,21 @@ class Settings(BaseSettings):
     agents_max_alive: int = Field(default=100, ge=1, description="agents alive at once")
     feature_parallel_spawning: bool = Field(
         default=True, validation_alias="FEATURE_PARALLEL_SPAWNING", description="off: agents start one after another"
+    )
+    feature_agentdb_search: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_SEARCH",
+        description="off: every search compares all vectors, as `precision` exact does",
+    )
+    feature_agentdb_batch_insert: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_BATCH_INSERT",
+        description="off: the points of a call are written one by one, still all or none",
+    )
+    feature_agentdb_large_query: bool = Field(
+        default=True,
+        validation_alias="FEATURE_AGENTDB_LARGE_QUERY",
+        description="off: the queries of a call are searched one by one",
     )
     feature_query_control: bool = Field(
         default=True, validation_alias="FEATURE_QUERY_CONTROL", description="off: `query_control` is not offered"
@@ -220,6 +318,27 @@ def environment_name(field: str) -> str:
     """The environment variable that sets `field`."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+
+def objects_bucket(settings: Settings) -> S3Location | None:
+    """The bucket that the settings name; None if they name none.
+
+    Raises:
+        SettingsError: they are not complete or cannot be read; the text holds no key.
+    """
+    url, endpoint = settings.objects_url, settings.minio_endpoint
+    if url is None and endpoint is None:
+        return None
+    name = environment_name("minio_endpoint" if url is None else "objects_url")
+    if settings.minio_access_key is None or settings.minio_secret_key is None:
+        raise SettingsError(f"{name} needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY: there are no default keys")
+    keys = settings.minio_access_key.get_secret_value(), settings.minio_secret_key.get_secret_value()
+    try:
+        return (
+            S3Location(settings.minio_bucket, endpoint, REGION, *keys) if url is None else S3Location.parse(url, *keys)
+        )
+    except InvalidArgumentError as exc:
+        raise SettingsError(f"{name}: {exc.message}") from None
 
 
 def _explain(error: ErrorDetails) -> str:

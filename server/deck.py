@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from itertools import count
@@ -16,15 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from quarterdeck.storage.cache import TieredCache
 from quarterdeck.storage.clock import Clock, SystemClock
 from quarterdeck.storage.errors import NotFoundError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.objects.s3_location import S3Location
 from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.storage.sqlite import Durability, open_database
+from quarterdeck.storage.vectors.cache_report import cache_report
 from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.budget import Ledger
@@ -34,7 +39,11 @@ from quarterdeck.tools.agents.recovery import Recovery
 from quarterdeck.tools.agents.runners.acp.config import AcpType
 from quarterdeck.tools.agents.runners.acp.runner import AcpRunner
 from quarterdeck.tools.agents.runners.children import Subprocesses
+from quarterdeck.tools.agents.runners.claude.config import ClaudeType
+from quarterdeck.tools.agents.runners.claude.runner import ClaudeRunner
 from quarterdeck.tools.agents.runners.commands import CommandType
+from quarterdeck.tools.agents.runners.llm.config import LlmType
+from quarterdeck.tools.agents.runners.llm.runner import LlmRunner
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
@@ -54,6 +63,8 @@ from quarterdeck.tools.queries.spending import Spending
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
+from quarterdeck.tools.uploads.ingest import Ingest
+from quarterdeck.tools.uploads.naming import PREFIX as UPLOADS
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
 from quarterdeck.tools.vectors.service import VectorService
@@ -61,18 +72,21 @@ from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
 from .agent_types import own_types, spawnable
-from .config import Settings, SettingsError, environment_name
+from .config import Settings, SettingsError, environment_name, objects_bucket
 from .directory_lock import shared
+from .embedders import configured_embedders
 
 if TYPE_CHECKING:  # they import numpy, FAISS and drivers, which most sessions do not need at their start
+    from pydantic import SecretStr
+
     from quarterdeck.storage.memory.postgres import PostgresMemoryStore
     from quarterdeck.storage.memory.redis import RedisMemoryStore
+    from quarterdeck.storage.redis_cache import RedisCache
     from quarterdeck.storage.vectors.base import VectorStore
-    from quarterdeck.tools.vectors.embedders.base import Embedder
 
 log = logging.getLogger(__name__)
 
-MEMORY_FILE, RUNS_FILE, VECTORS_FILE = "memory.db", "runs.db", "vectors.db"
+MEMORY_FILE, RUNS_FILE, VECTORS_FILE, OBJECTS_FOLDER = "memory.db", "runs.db", "vectors.db", "objects"
 HEARTBEAT = 1.0  # seconds
 MEMORY_URLS = ("sqlite:///path/of.db", "postgresql://…", "redis://…", "rediss://…", "unix:///path/of/redis.sock")
 RECOVER_EVERY = 10  # beats: another server may die at any time
@@ -85,10 +99,13 @@ class Deck:
     """Everything that one server process runs on."""
 
     settings: Settings
+    data_dir: Path
     clock: Clock
     tools: Mapping[str, DeckTool]
     meter: CallMeter
     memory: MemoryService
+    uploads: UploadService
+    ingest: Ingest
 
 
 @asynccontextmanager
@@ -101,6 +118,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     clock = clock or SystemClock()
     own = own_types(settings)
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
+    claude = {name: kind for name, kind in own.items() if isinstance(kind, ClaudeType)}
+    models = {name: kind for name, kind in own.items() if isinstance(kind, LlmType)}
     acp = {name: kind for name, kind in own.items() if isinstance(kind, AcpType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
@@ -118,34 +137,51 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.push_async_callback(runs.close)
 
         vectors_path = data_dir / VECTORS_FILE
-        if vectors_path.exists():
+        if settings.vectors_url is None and vectors_path.exists():
             with _told_at_the_start("vectors"):
                 open_database(vectors_path, VECTORS).close()
 
+        shared_cache = open_shared_cache(settings.cache_url, clock)
+        if shared_cache is not None:
+            stack.push_async_callback(shared_cache.close)
+        is_remote = settings.vectors_url is not None
+        search_cache = TieredCache(clock, shared_cache if is_remote else None)  # FAISS is faster than Redis
+        text_cache = TieredCache(clock, shared_cache)
+
         async def open_vectors() -> VectorStore:
-            # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
-            await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
-            from quarterdeck.storage.vectors.faiss import FaissVectorStore
+            if settings.vectors_url is None:
+                store = await open_vector_file(vectors_path, settings, clock)
+            else:
+                store = await open_vector_server(settings.vectors_url, settings.vectors_key, clock)
+            from quarterdeck.storage.vectors.cache import CachingVectorStore
 
-            return await FaissVectorStore.open(vectors_path, clock)
-
-        async def open_embedder() -> Embedder:
-            from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
-
-            return LexicalEmbedder()
+            return CachingVectorStore(store, search_cache)
 
         vector_store = OnFirstUse(open_vectors)
         stack.push_async_callback(_close_if_opened, vector_store)
-        vectors = VectorService(vector_store, OnFirstUse(open_embedder), clock)
-        uploads = UploadService(LocalObjectStore(data_dir / "objects"), settings.upload_roots, clock)
+        embedders = configured_embedders(settings, data_dir / "models", text_cache)
+        stack.push_async_callback(embedders.close)
+        vectors = VectorService(vector_store, embedders, clock)
+        others: dict[str, OnFirstUse[VectorStore]] = {}
+        if settings.sync_url is not None:
+            others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings, clock))
+            stack.push_async_callback(_close_if_opened, others["sync"])
+        worker_vectors = VectorService(vector_store, embedders, clock, others)
+        bucket = objects_bucket(settings)
+        objects = OnFirstUse(lambda: open_object_store(bucket, data_dir))
+        stack.push_async_callback(_close_if_opened, objects)
+        uploads = UploadService(objects, settings.upload_roots, clock)
+        ingest = Ingest(uploads, vectors)
 
         tools: dict[str, DeckTool] = {}
-        worker_tools = {tool.name: tool for tool in vector_worker_tools(vectors)}
+        worker_tools = {
+            tool.name: tool for tool in (*vector_tools(worker_vectors), *vector_worker_tools(worker_vectors))
+        }
 
         async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
-            tool = tools.get(name) or worker_tools.get(name)
+            tool = worker_tools.get(name) or tools.get(name)
             if tool is None:
-                raise NotFoundError(f"no tool {name!r} (tools: {', '.join([*tools, *worker_tools])})")
+                raise NotFoundError(f"no tool {name!r} (tools: {', '.join({**tools, **worker_tools})})")
             return await tool.answer(arguments, NoClient())
 
         owner = processes.identify(os.getpid())
@@ -158,7 +194,12 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             runs=runs,
             tracker=tracker,
             clock=clock,
-            runners={"process": ProcessRunner(children, commands), "acp": AcpRunner(children, acp)},
+            runners={
+                "process": ProcessRunner(children, commands),
+                "claude": ClaudeRunner(children, claude, settings.agents.widest_mode, tools.values),
+                "llm": LlmRunner(models, tools.values),
+                "acp": AcpRunner(children, acp),
+            },
             types=spawnable(settings, own),
             call_deck=call_tool,
             ledger=ledger,
@@ -198,10 +239,19 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         )
         stack.push_async_callback(optimizer.stop)
         meter = CallMeter()
+
+        async def caches() -> dict[str, Any]:
+            return {"vectors": await cache_report(search_cache, vector_store.opened), "texts": text_cache.report()}
+
         status = StatusTools(
             version=version("quarterdeck"),
             about={
-                "backends": {"memory": memory_backend, "runs": "sqlite", "objects": "local", "vectors": "faiss"},
+                "backends": {
+                    "memory": memory_backend,
+                    "runs": "sqlite",
+                    "objects": "s3" if bucket else "local",
+                    "vectors": "qdrant" if is_remote else "faiss",
+                },
                 "flags": {
                     environment_name(name): getattr(settings, name)
                     for name in Settings.model_fields
@@ -209,6 +259,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 },
                 "limits": {"agentsMaxAlive": settings.agents_max_alive},
             },
+            caches=caches,
             orchestrator=orchestrator,
             queries=queries,
             meter=meter,
@@ -224,7 +275,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 own_types=list(own),
             ),
             query_tools(QueryTools(queries, desk, clock), control=settings.feature_query_control),
-            upload_tools(uploads),
+            upload_tools(uploads, ingest),
             vector_tools(vectors),
             optimizer_tools(optimizer),
             status_tools(status),
@@ -251,7 +302,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         ]
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, clock, tools, meter, memory)
+        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest)
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:
@@ -316,7 +367,7 @@ async def _open_early(what: str, part: OnFirstUse[MemoryStore]) -> None:
         await part()
 
 
-async def _close_if_opened(part: OnFirstUse[MemoryStore] | OnFirstUse[VectorStore]) -> None:
+async def _close_if_opened(part: OnFirstUse[MemoryStore] | OnFirstUse[VectorStore] | OnFirstUse[ObjectStore]) -> None:
     if part.opened is not None:
         await part.opened.close()
 
@@ -342,6 +393,51 @@ async def open_memory_store(url: str | None, data_dir: Path, durability: Durabil
     if path := sqlite_path(url):
         return SqliteMemoryStore(path, durability)
     return await memory_server(url).open(url)
+
+
+async def open_vector_file(path: Path, settings: Settings, clock: Clock) -> VectorStore:
+    """Open or create the vectors in a file. Raises StorageError if it cannot be used."""
+    # In a thread: numpy and FAISS take some 150 ms, in which other calls go on.
+    await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.faiss")
+    from quarterdeck.storage.vectors.faiss import FaissVectorStore, Shortcuts
+
+    shortcuts = Shortcuts(
+        index=settings.feature_agentdb_search,
+        batch_insert=settings.feature_agentdb_batch_insert,
+        batch_search=settings.feature_agentdb_large_query,
+    )
+    return await FaissVectorStore.open(path, clock, shortcuts)
+
+
+async def open_vector_server(url: str, key: SecretStr | None, clock: Clock) -> VectorStore:
+    """Connect to a Qdrant server. Raises StorageError if it cannot be reached or used."""
+    await asyncio.to_thread(import_module, "quarterdeck.storage.vectors.qdrant")  # it takes a second
+    from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
+
+    return await QdrantVectorStore.open(url, None if key is None else key.get_secret_value(), clock)
+
+
+async def open_synced(url: str, settings: Settings, clock: Clock) -> VectorStore:
+    """Open the vectors that `QUARTERDECK_SYNC_URL` names. Raises StorageError if they cannot be reached or used."""
+    if path := sqlite_path(url):
+        return await open_vector_file(path, settings, clock)
+    return await open_vector_server(url, settings.sync_key, clock)
+
+
+def open_shared_cache(url: str | None, clock: Clock) -> RedisCache | None:
+    """The cache that `QUARTERDECK_CACHE_URL` names; it connects at its first use.
+
+    Raises:
+        SettingsError: its package is not installed.
+        StorageError: the URL is malformed.
+    """
+    if url is None:
+        return None
+    try:
+        from quarterdeck.storage.redis_cache import RedisCache
+    except ModuleNotFoundError as exc:
+        raise SettingsError(f"QUARTERDECK_CACHE_URL: {exc}: pip install 'quarterdeck[redis]'") from exc
+    return RedisCache(url, clock)
 
 
 def backend_of(url: str | None) -> str:
@@ -377,3 +473,18 @@ def memory_server(url: str) -> type[PostgresMemoryStore | RedisMemoryStore]:
     except ModuleNotFoundError as exc:
         extra = "postgres" if scheme.startswith("postgres") else "redis"
         raise SettingsError(f"QUARTERDECK_MEMORY_URL: {exc}: pip install 'quarterdeck[{extra}]'") from exc
+
+
+async def open_object_store(bucket: S3Location | None, data_dir: Path) -> ObjectStore:
+    """Open the objects in that bucket; None: those in the data directory.
+
+    Raises:
+        StorageError: the bucket or the folder cannot be reached or used.
+    """
+    if bucket is None:
+        return LocalObjectStore(data_dir / OBJECTS_FOLDER)
+    # In a thread: aioboto3 takes some 400 ms, in which other calls go on.
+    await asyncio.to_thread(import_module, "quarterdeck.storage.objects.s3")
+    from quarterdeck.storage.objects.s3 import S3ObjectStore
+
+    return await S3ObjectStore.open(bucket, prefix=UPLOADS)

@@ -17,7 +17,12 @@ from contextlib import closing
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:  # the packages may be missing
+    from quarterdeck.storage.objects.s3_location import S3Location
+
+    from .config import Settings
 
 PYTHON = (3, 11)
 SQLITE = (3, 37, 0)  # the first with STRICT tables
@@ -138,7 +143,9 @@ def _settings() -> Iterator[Finding]:
         yield Finding("fail", exc.message, "set QUARTERDECK_DATA_DIR to a folder that you may write to")
         return
     yield Finding("ok", f"data directory {data_dir} can be written")
-    yield from _backends(data_dir, settings.memory_url)
+    yield from _backends(data_dir, settings)
+    yield from _cache(settings.cache_url)
+    yield _embedder(settings, data_dir)
 
 
 def _upload_roots(roots: Sequence[Path]) -> Finding:
@@ -150,14 +157,49 @@ def _upload_roots(roots: Sequence[Path]) -> Finding:
     return Finding("ok", f"uploads may come from {', '.join(map(str, roots))}")
 
 
-def _backends(data_dir: Path, memory_url: str | None) -> Iterator[Finding]:
+def _backends(data_dir: Path, settings: Settings) -> Iterator[Finding]:
     from quarterdeck.storage.runs.sqlite import MIGRATIONS as RUNS
-    from quarterdeck.storage.vectors.schema import MIGRATIONS as VECTORS
 
-    yield _memory(data_dir, memory_url)
+    yield _memory(data_dir, settings.memory_url)
     yield _database("runs", data_dir / "runs.db", len(RUNS))
-    yield _database("vectors", data_dir / "vectors.db", len(VECTORS))
-    yield _objects(data_dir / "objects")
+    yield _vectors(data_dir, settings)
+    yield _objects(data_dir / "objects", settings)
+
+
+def _vectors(data_dir: Path, settings: Settings) -> Finding:
+    from quarterdeck.storage.errors import DeckError
+    from quarterdeck.storage.vectors.schema import MIGRATIONS
+
+    if settings.vectors_url is None:
+        return _database("vectors", data_dir / "vectors.db", len(MIGRATIONS))
+    from quarterdeck.storage.vectors.qdrant_server import Server
+
+    key = settings.vectors_key
+    server = Server.at(settings.vectors_url, None if key is None else key.get_secret_value())
+    try:
+        version = asyncio.run(server.version())
+    except DeckError as exc:
+        remedy = "start that server, or correct QUARTERDECK_VECTORS_URL and QUARTERDECK_VECTORS_KEY"
+        return Finding("fail", f"vectors: {exc.message}", remedy)
+    return Finding("ok", f"vectors: Qdrant {version} answers at {server.address}")
+
+
+def _cache(url: str | None) -> Iterator[Finding]:
+    from quarterdeck.storage.errors import DeckError
+    from quarterdeck.storage.remote import without_password
+
+    if url is None:
+        return
+    try:
+        from quarterdeck.storage.memory.redis import RedisMemoryStore
+
+        version = asyncio.run(RedisMemoryStore.server_version(url))
+    except ModuleNotFoundError as exc:
+        yield Finding("fail", f"cache: {exc}", "pip install 'quarterdeck[redis]'")
+    except DeckError as exc:
+        yield Finding("warn", f"cache: {exc.message}", "until it answers, nothing is cached beyond this process")
+    else:
+        yield Finding("ok", f"cache: {version} answers at {without_password(url)}")
 
 
 def _memory(data_dir: Path, url: str | None) -> Finding:
@@ -196,10 +238,52 @@ def _database(name: str, path: Path, newest: int) -> Finding:
     return Finding("ok", f"{name}: {path.name} is sound")
 
 
-def _objects(folder: Path) -> Finding:
+def _embedder(settings: Settings, data_dir: Path) -> Finding:
+    """Open the one for new collections; this fetches its model if that is not there yet."""
+    from quarterdeck.storage.cache import TieredCache
+    from quarterdeck.storage.clock import SystemClock
+    from quarterdeck.storage.errors import DeckError
+
+    from .embedders import configured_embedders
+
+    async def opened() -> str:
+        embedders = configured_embedders(settings, data_dir / "models", TieredCache(SystemClock()))
+        try:
+            embedder = await embedders.named(None)
+        finally:
+            await embedders.close()
+        return f"{embedder.name} makes vectors of {embedder.dimension} numbers"
+
+    try:
+        return Finding("ok", f"embedder: {asyncio.run(opened())}")
+    except DeckError as exc:
+        return Finding("warn", f"embedder: {exc.message}", "until then, texts cannot be embedded by it")
+
+
+def _objects(folder: Path, settings: Settings) -> Finding:
+    from quarterdeck.storage.errors import DeckError
+
+    from .config import objects_bucket
+
+    try:
+        bucket = objects_bucket(settings)
+        if bucket is not None:
+            asyncio.run(_reach(bucket))
+            return Finding("ok", f"objects: {bucket} can be used")
+    except DeckError as exc:
+        return Finding(
+            "fail", f"objects: {exc.message}", "start that server, or correct QUARTERDECK_OBJECTS_URL or MINIO_*"
+        )
     if not folder.exists():
         return Finding("ok", f"objects: {folder.name} will be made at its first use")
     if not (folder.is_dir() and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
         return Finding("fail", f"objects: {folder} cannot be used", "make it a folder that you may write to")
     count = sum(not entry.name.startswith(".") for entry in folder.iterdir())
     return Finding("ok", f"objects: {count} uploads")
+
+
+async def _reach(bucket: S3Location) -> None:
+    """Raises StorageError: the bucket cannot be used."""
+    from quarterdeck.storage.objects.s3_bucket import S3Bucket
+
+    await (await S3Bucket.open(bucket)).close()

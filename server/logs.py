@@ -27,3 +27,4 @@ def log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # tells of every CPU variant that it tries
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # would tell the values that are read and written
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # tells of every request

@@ -18,15 +18,13 @@ from mcp_types import (
     Completion,
     CompletionArgument,
     CompletionContext,
-    PromptReference,
     ResourceTemplate,
-    ResourceTemplateReference,
     SubscriptionsListenRequestParams,
 )
 
 from quarterdeck.storage.clock import iso
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError, NotFoundError
-from quarterdeck.tools.memory.resource import MemoryResource
+from quarterdeck.tools.memory.resource import Completions, MemoryResource
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.uri import TEMPLATE
 from quarterdeck.tools.memory.watch import MemoryWatch
@@ -69,16 +67,9 @@ class MemoryResources:
             meta["expiresAt"] = iso(entry.expires_at)
         return ReadResourceContents(entry.text, MIME_TYPE, meta)
 
-    async def complete(
-        self,
-        ref: ResourceTemplateReference | PromptReference,
-        argument: CompletionArgument,
-        context: CompletionContext | None,
-    ) -> Completion:
+    async def complete(self, argument: CompletionArgument, context: CompletionContext | None) -> Completion:
         """Namespaces, and the keys of the namespace that is already chosen, that begin with what was typed."""
-        if not isinstance(ref, ResourceTemplateReference) or ref.uri != TEMPLATE:
-            raise MCPError(INVALID_PARAMS, f"ref: only the resource template {TEMPLATE} has completions")
-        with _refusals():
+        with refusals():
             match argument.name:
                 case "namespace":
                     found = await self._memory.namespaces(argument.value)
@@ -87,21 +78,26 @@ class MemoryResources:
                     found = await self._memory.keys(chosen.get("namespace", ""), argument.value)
                 case other:
                     raise MCPError(INVALID_PARAMS, f"argument: {other!r} is not in the template (namespace, key)")
-        total = None if found.has_more else len(found.values)
-        return Completion(values=list(found.values), total=total, has_more=found.has_more)
+        return completion(found)
 
     async def listening(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Middleware: watch what a `subscriptions/listen` names as long as its stream is open."""
         if ctx.method != "subscriptions/listen":
             return await call_next(ctx)
         params = SubscriptionsListenRequestParams.model_validate(ctx.params or {}, by_name=False)
-        with _refusals():
+        with refusals():
             async with self.watch.watching(params.notifications.resource_subscriptions or ()):
                 return await call_next(ctx)
 
 
+def completion(found: Completions) -> Completion:
+    """As the protocol has it; the total is told where it is known."""
+    total = None if found.has_more else len(found.values)
+    return Completion(values=list(found.values), total=total, has_more=found.has_more)
+
+
 @contextmanager
-def _refusals() -> Generator[None]:
+def refusals() -> Generator[None]:
     """Tell the client what was refused; other exceptions stay in the log."""
     try:
         yield

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable
 
 import anyio
 
@@ -27,11 +28,11 @@ async def serve_stdio(settings: Settings) -> None:
     async with open_deck(settings) as deck:
         server = DeckServer(deck)
         with anyio.CancelScope() as scope:
-            _end_on_signal(scope)
+            end_on_signal(scope.cancel)
             await server.run_stdio_async()
 
 
-def _end_on_signal(scope: anyio.CancelScope) -> None:
+def end_on_signal(end_serving: Callable[[], None]) -> None:
     """A signal ends the serving, not the closing that follows: clients close stdin and soon afterwards send SIGTERM.
 
     The same signal a second time ends the process at once.
@@ -40,7 +41,7 @@ def _end_on_signal(scope: anyio.CancelScope) -> None:
 
     def end(received: signal.Signals) -> None:
         log.info("%s: ending", received.name)
-        scope.cancel()
+        end_serving()
         loop.remove_signal_handler(received)
         signal.signal(received, signal.SIG_DFL)
 

@@ -49,6 +49,12 @@ class DeniedError(DeckError):
     code = "denied"
 
 
+class UnsupportedError(DeckError):
+    """This backend cannot do it, and says so instead of pretending."""
+
+    code = "unsupported"
+
+
 class StorageError(DeckError):
     """A store could not be read or written: disk full, locked for too long, damaged, too new."""
 

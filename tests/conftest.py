@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.servers.postgres import PostgresServer
+from tests.servers.qdrant import QdrantShim
+from tests.servers.seaweed import SeaweedServer
 from tests.servers.valkey import ValkeyServer
 
 
@@ -21,6 +23,20 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
     server = ValkeyServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def qdrant_shim() -> Iterator[QdrantShim]:
+    server = QdrantShim()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[SeaweedServer]:
+    server = SeaweedServer()
     yield server
     server.close()
 

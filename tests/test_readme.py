@@ -18,9 +18,20 @@ README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
+    "http_token": "none",
     "optimizer": "none",
     "memory_url": "SQLite in the data directory",
+    "objects_url": "a folder in the data directory",
+    "minio_endpoint": "none",
+    "minio_access_key": "none",
+    "minio_secret_key": "none",
+    "cache_url": "none",
+    "embedder_key": "none",
+    "sync_key": "none",
+    "sync_url": "none",
     "upload_roots": "the working directory",
+    "vectors_key": "none",
+    "vectors_url": "SQLite and FAISS in the data directory",
 }
 
 

@@ -7,7 +7,7 @@ is a `Tool` with a `run` of its own: public API, one validation, one answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol, TypeVar, cast, get_args
 
 from mcp.server.mcpserver import Context
@@ -275,6 +275,20 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for arm in get_args(annotation) if (model := _model_in(arm))), None)
+
+
+def check_applies(args: Arguments, action: str, applies: Mapping[str, Sequence[str]]) -> None:
+    """Refuse arguments that have no meaning for an action; `applies` names the actions for which each one has.
+
+    Raises:
+        InvalidArgumentError: one was given, and is not its default.
+    """
+    for name in args.model_fields_set & applies.keys():
+        field = type(args).model_fields[name]
+        if action not in applies[name] and getattr(args, name) != field.default:
+            raise InvalidArgumentError(
+                f"{field.alias}: has no meaning for {action}, only for {', '.join(applies[name])}"
+            )
 
 
 def read_cursor(cursor: str | None) -> int | None:

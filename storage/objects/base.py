@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import InvalidArgumentError
+from ..errors import ConflictError, InvalidArgumentError, NotFoundError
 
 CHUNK_BYTES = 1 << 20
 """The size in which contents should move, so that memory stays flat."""
+
+Chunks = Callable[[], AsyncGenerator[bytes, None]]
+"""Yields the contents; every call starts from the beginning. What it raises passes through the store."""
+
+Stored = Callable[[int], Awaitable[None]]
+"""Is told how many bytes of one object the store has by now."""
+
+PRESIGN_SECONDS = 7 * 24 * 3600
+"""How long a URL may be valid at most."""
 
 KEY_BYTES = 200
 _KEY = re.compile(r"[^\x00-\x1f\x7f~\\./][^\x00-\x1f\x7f~\\]*")
@@ -18,13 +27,16 @@ _KEY = re.compile(r"[^\x00-\x1f\x7f~\\./][^\x00-\x1f\x7f~\\]*")
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object without its contents. `size` is in bytes, `created_at` in milliseconds since the epoch."""
+    """An object without its contents. `size` is in bytes, `created_at` in milliseconds since the epoch.
+
+    `sha256` is None for what another program has put into a store that is shared.
+    """
 
     key: str
     name: str  # what its giver called it
     type: str
     size: int
-    sha256: str
+    sha256: str | None
     created_at: int
 
 
@@ -32,14 +44,21 @@ class ObjectStore(Protocol):
     """Every method raises InvalidArgumentError for a key that `check_key` refuses, StorageError if the store fails."""
 
     async def put(
-        self, key: str, chunks: AsyncIterable[bytes], *, name: str, content_type: str, created_at: int
+        self,
+        key: str,
+        chunks: Chunks,
+        *,
+        size: int,
+        name: str,
+        content_type: str,
+        created_at: int,
+        stored: Stored | None = None,
     ) -> ObjectInfo:
-        """Keep `chunks` under `key`, durably and as a whole, or leave no trace.
-
-        What `chunks` raises passes through.
+        """Keep `size` bytes of `chunks` under `key`, durably and as a whole, or leave no trace.
 
         Raises:
             ConflictError: the key exists; of several puts at the same time exactly one wins.
+            InvalidArgumentError: `chunks` has more or fewer bytes.
         """
         ...
 
@@ -63,9 +82,30 @@ class ObjectStore(Protocol):
         """Remove the object for good; False if there was none."""
         ...
 
+    async def presign(self, key: str, seconds: int) -> str:
+        """Return a URL from which anybody can download the object, for 1 to PRESIGN_SECONDS seconds from now.
+
+        Raises:
+            NotFoundError: there is no such object.
+            UnsupportedError: this store has no URLs.
+        """
+        ...
+
     async def close(self) -> None:
         """Give back what the store holds; it cannot be used afterwards."""
         ...
+
+
+def taken(key: str) -> ConflictError:
+    return ConflictError(f"the key {key} exists")
+
+
+def missing(key: str) -> NotFoundError:
+    return NotFoundError(f"there is no object {key}")
+
+
+def wrong_size(key: str, size: int) -> InvalidArgumentError:
+    return InvalidArgumentError(f"the contents for {key} are not the {size} bytes that were announced")
 
 
 def check_key(key: str) -> None:

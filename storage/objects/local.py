@@ -13,15 +13,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, TypeVar, TypeVarTuple
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from ..errors import ConflictError, NotFoundError, StorageError
-from .base import ObjectInfo, check_key
+from ..errors import StorageError, UnsupportedError
+from .base import Chunks, ObjectInfo, Stored, check_key, missing, taken, wrong_size
 from .staging import Staging, sync_folder
 
 T = TypeVar("T")
@@ -50,15 +51,26 @@ class LocalObjectStore:
             raise StorageError(f"cannot keep objects in {root}: {_reason(exc)}") from exc
 
     async def put(
-        self, key: str, chunks: AsyncIterable[bytes], *, name: str, content_type: str, created_at: int
+        self,
+        key: str,
+        chunks: Chunks,
+        *,
+        size: int,
+        name: str,
+        content_type: str,
+        created_at: int,
+        stored: Stored | None = None,
     ) -> ObjectInfo:
         check_key(key)
         target = self._folder(key)
         draft = await self._run(self._begin, key, target)
         try:
-            async for chunk in chunks:
-                await self._run(draft.write, chunk)
-            info = ObjectInfo(key, name, content_type, draft.size, draft.digest.hexdigest(), created_at)
+            async with aclosing(chunks()) as parts:
+                async for part in parts:
+                    await self._run(draft.write, part)
+                    if stored is not None and draft.size <= size:
+                        await stored(draft.size)
+            info = ObjectInfo(key, name, content_type, size, draft.digest.hexdigest(), created_at)
             await self._run(draft.publish, info, target)
         except BaseException:
             with CancelScope(shield=True):
@@ -68,7 +80,7 @@ class LocalObjectStore:
 
     def _begin(self, key: str, target: Path) -> _Draft:
         if target.exists():  # spares the writing; the rename is what decides
-            raise _taken(key)
+            raise taken(key)
         return _Draft(self._staging.path())
 
     async def stat(self, key: str) -> ObjectInfo | None:
@@ -79,7 +91,7 @@ class LocalObjectStore:
         check_key(key)
         contents = await self._run(_read, self._folder(key), offset, length)
         if contents is None:
-            raise NotFoundError(f"there is no object {key}")
+            raise missing(key)
         return contents
 
     async def list(self, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
@@ -110,6 +122,13 @@ class LocalObjectStore:
         sync_folder(self._root)
         shutil.rmtree(aside, ignore_errors=True)
         return True
+
+    async def presign(self, key: str, seconds: int) -> str:  # noqa: ARG002
+        check_key(key)
+        raise UnsupportedError(
+            "uploads are kept in a local folder, which has no URLs: read them with action read, "
+            "or keep them in an S3 store (QUARTERDECK_OBJECTS_URL)"
+        )
 
     async def close(self) -> None:
         await self._run(self._staging.close)
@@ -156,8 +175,11 @@ class _Draft:
         """Make it durable, then visible.
 
         Raises:
+            InvalidArgumentError: it does not have the announced size.
             ConflictError: another writer was first.
         """
+        if self.size != info.size:
+            raise wrong_size(info.key, info.size)
         with self._contents:
             _sync(self._contents)
         with _create(self._folder / DESCRIPTION) as description:
@@ -168,7 +190,7 @@ class _Draft:
             self._folder.rename(target)
         except OSError as exc:
             if exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                raise _taken(info.key) from None
+                raise taken(info.key) from None
             raise
         self._folder = target  # should the next line fail, `discard` removes it there
         sync_folder(target.parent)
@@ -205,10 +227,6 @@ def _read(folder: Path, offset: int, length: int) -> bytes | None:
             return contents.read(length)
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _taken(key: str) -> ConflictError:
-    return ConflictError(f"the key {key} exists")
 
 
 def _reason(exc: OSError) -> str:

@@ -19,11 +19,11 @@ from .base import Payload
 
 Predicate = Callable[[Payload], bool]
 _Check = Callable[[list[Any]], bool]  # on the values found at a path
-_Kinded = tuple[str, Any]
+Kinded = tuple[str, Any]
 
 OPERATORS = ("eq", "ne", "in", "gt", "gte", "lt", "lte", "exists")
 MAX_DEPTH = 16
-_ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
+ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
     "gte": operator.ge,
     "lt": operator.lt,
@@ -41,7 +41,7 @@ def parse_filter(where: Mapping[str, Any]) -> Predicate:
 
 
 def _parse_object(where: Any, at: str, depth: int) -> Predicate:
-    if not _is_object(where):
+    if not is_object(where):
         raise InvalidArgumentError(f"{at}: an object {{field: value}} is needed, got {_shown(where)}")
     if depth > MAX_DEPTH:
         raise InvalidArgumentError(f"filter: nested deeper than {MAX_DEPTH} levels")
@@ -70,7 +70,7 @@ def _parse_field(field: str, condition: Any, at: str) -> Predicate:
     path = field.split(".")
     if not all(path):
         raise InvalidArgumentError(f"{at}: a field is a name or a path like 'author.name'")
-    if _is_object(condition):
+    if is_object(condition):
         if not condition:
             raise InvalidArgumentError(f"{at}: no operator (valid: {', '.join(OPERATORS)})")
         checks = [_parse_operator(name, operand, f"{at}.{name}") for name, operand in condition.items()]
@@ -80,7 +80,7 @@ def _parse_field(field: str, condition: Any, at: str) -> Predicate:
         checks = [_equals(condition, at)]
 
     def matches(payload: Payload) -> bool:
-        values = list(_values_at(payload, path))
+        values = list(values_at(payload, path))
         return all(check(values) for check in checks)
 
     return matches
@@ -97,20 +97,20 @@ def _parse_operator(name: str, operand: Any, at: str) -> _Check:
             if not _is_list(operand):
                 raise InvalidArgumentError(f"{at}: a list of values is needed, got {_shown(operand)}")
             wanted = frozenset(_scalar(item, at) for item in operand)
-            return lambda values: any(_kinded(value) in wanted for value in values)
+            return lambda values: any(kinded(value) in wanted for value in values)
         case "exists":
             if not isinstance(operand, bool):
                 raise InvalidArgumentError(f"{at}: true or false is needed, got {_shown(operand)}")
             return lambda values: bool(values) == operand
         case "gt" | "gte" | "lt" | "lte":
-            return _compares(_ORDER[name], operand, at)
+            return _compares(ORDER[name], operand, at)
         case _:
             raise InvalidArgumentError(f"{at}: unknown operator '{name}' (valid: {', '.join(OPERATORS)})")
 
 
 def _equals(operand: Any, at: str) -> _Check:
     wanted = _scalar(operand, at)
-    return lambda values: any(_kinded(value) == wanted for value in values)
+    return lambda values: any(kinded(value) == wanted for value in values)
 
 
 def _compares(compare: Callable[[Any, Any], bool], operand: Any, at: str) -> _Check:
@@ -119,27 +119,27 @@ def _compares(compare: Callable[[Any, Any], bool], operand: Any, at: str) -> _Ch
         raise InvalidArgumentError(f"{at}: a number or text is needed, got {_shown(operand)}")
 
     def check(values: list[Any]) -> bool:
-        return any(found == kind and compare(value, bound) for found, value in map(_kinded, values))
+        return any(found == kind and compare(value, bound) for found, value in map(kinded, values))
 
     return check
 
 
-def _values_at(node: Any, path: Sequence[str]) -> Iterator[Any]:
+def values_at(node: Any, path: Sequence[str]) -> Iterator[Any]:
     """All values at `path`; a list stands for itself and for each of its elements."""
     if path:
-        if _is_object(node):
+        if is_object(node):
             if path[0] in node:
-                yield from _values_at(node[path[0]], path[1:])
+                yield from values_at(node[path[0]], path[1:])
         elif _is_list(node):
             for item in node:
-                yield from _values_at(item, path)
+                yield from values_at(item, path)
     else:
         yield node
         if _is_list(node):
             yield from node
 
 
-def _kinded(value: Any) -> _Kinded:
+def kinded(value: Any) -> Kinded:
     """The value with its kind, so that Python's `True == 1` cannot confuse them."""
     if value is None or isinstance(value, bool):
         return "constant", str(value)
@@ -150,14 +150,14 @@ def _kinded(value: Any) -> _Kinded:
     return "nested", None
 
 
-def _scalar(operand: Any, at: str) -> _Kinded:
-    kinded = _kinded(operand)
-    if kinded[0] == "nested":
+def _scalar(operand: Any, at: str) -> Kinded:
+    value = kinded(operand)
+    if value[0] == "nested":
         raise InvalidArgumentError(f"{at}: text, a number, true, false or null is needed, got {_shown(operand)}")
-    return kinded
+    return value
 
 
-def _is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
+def is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping)
 
 

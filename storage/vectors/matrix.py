@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidArgumentError
-from .base import Metric, Vector
+from .base import CollectionInfo, Metric, Stored, Vector
 
 Matrix: TypeAlias = NDArray[np.float32]
 
 STORED = np.dtype("<f4")
-"""How a vector is written to disk."""
+"""How a vector is written to disk, unless a collection stores float16."""
+STORED_AS: dict[Stored, np.dtype[Any]] = {"float32": STORED, "float16": np.dtype("<f2")}
 
 MAX_LENGTH = 1e18  # of a vector: the square of a greater one does not fit a float32 any more
 
@@ -39,6 +40,17 @@ def to_matrix(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, 
         row = int(np.argmin(good))
         raise InvalidArgumentError(f"{labels[row]} {_defect(matrix[row], lengths[row])}")
     return matrix
+
+
+def decode(blobs: Iterable[bytes], info: CollectionInfo) -> Matrix:
+    """Stored vectors as an array of shape (number, dimension)."""
+    numbers = np.frombuffer(b"".join(blobs), STORED_AS[info.stored])
+    return numbers.astype(np.float32).reshape(-1, info.dimension)
+
+
+def comparable(matrix: Matrix, metric: Metric) -> Matrix:
+    """The rows as an index holds them, and is asked with them."""
+    return to_unit_length(matrix) if metric == "cosine" else matrix
 
 
 def to_unit_length(matrix: Matrix) -> Matrix:

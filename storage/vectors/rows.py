@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import InvalidArgumentError, LimitError
 from .base import MAX_ID_CHARS, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, CollectionInfo, Payload, Point
-from .matrix import STORED, to_matrix
-from .sqlite import PointRow
+from .matrix import STORED_AS, decode, to_matrix
+from .reader import PointRow
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -31,16 +31,21 @@ def to_rows(points: Sequence[Point], info: CollectionInfo) -> list[PointRow]:
             raise InvalidArgumentError(f"point '{point.id}' is twice in this batch: give each id once")
         seen.add(point.id)
     labels = [f"point '{point.id}'" for point in points]
-    matrix = to_matrix([point.vector for point in points], labels, info.dimension, info.metric).astype(STORED)
+    matrix = to_matrix([point.vector for point in points], labels, info.dimension, info.metric)
+    with np.errstate(over="ignore"):
+        stored = matrix.astype(STORED_AS[info.stored])
+    if info.stored != "float32":  # what it makes of them must be valid too
+        rounded = [f"{label} as {info.stored}" for label in labels]
+        to_matrix(list(stored.astype(np.float32)), rounded, info.dimension, info.metric)
     return [
         (point.id, row.tobytes(), _to_text(point.payload, label), point.expires_at)
-        for point, row, label in zip(points, matrix, labels, strict=True)
+        for point, row, label in zip(points, stored, labels, strict=True)
     ]
 
 
-def to_point(row: PointRow) -> Point:
+def to_point(row: PointRow, info: CollectionInfo) -> Point:
     point_id, vector, payload, expires_at = row
-    return Point(point_id, np.frombuffer(vector, STORED).astype(np.float32), json.loads(payload), expires_at)
+    return Point(point_id, decode([vector], info)[0], json.loads(payload), expires_at)
 
 
 def check_id(point_id: str) -> None:

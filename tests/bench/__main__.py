@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from . import memory, memory_scale, spawn, startup, store, tracker
+from . import control, memory, memory_scale, spawn, startup, store, tracker, uploads, vector_cache, vectors
 from .measure import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -22,13 +22,19 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "memory_scale": memory_scale.measure,
     "spawn": spawn.measure,
     "tracker": tracker.measure,
+    "uploads": uploads.measure,
+    "control": control.measure,
+    "vectors": vectors.measure,
+    "vector_cache": vector_cache.measure,
 }
+ON_REQUEST: dict[str, Callable[[Path], list[Figure]]] = {"vectors_large": vectors.measure_large}  # minutes, gigabytes
 COLUMNS = ("measure", "ours", "theirs", "they are", "ratio", "target", "ok")
 
 
 def main() -> int:
+    benches = {**BENCHES, **ON_REQUEST}
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("--only", choices=list(BENCHES), metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("--only", choices=list(benches), metavar="NAME", help=", ".join(benches))
     only = parser.parse_args().only
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
@@ -39,7 +45,7 @@ def main() -> int:
     figures: list[Figure] = []
     for name in [only] if only else BENCHES:
         with tempfile.TemporaryDirectory(prefix="quarterdeck-bench-") as folder:
-            figures += BENCHES[name](Path(folder))
+            figures += benches[name](Path(folder))
     print(_table([COLUMNS, *map(_row, figures)]))
     return 0 if all(figure.is_met for figure in figures) else 1
 
@@ -48,7 +54,8 @@ def _row(figure: Figure) -> tuple[str, ...]:
     target, verdict = "", ""
     if figure.target is not None:
         target, verdict = f"<= {figure.target:g}", "yes" if figure.is_met else "MISSED"
-    return (figure.measure, figure.ours, figure.theirs, figure.peer, f"{figure.ratio:.2f}", target, verdict)
+    ratio = f"{figure.ratio:.2f}" if figure.ratio >= 0.1 else f"{figure.ratio:.2g}"
+    return (figure.measure, figure.ours, figure.theirs, figure.peer, ratio, target, verdict)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from .raw_client import Era, RawClient
 
 BARE_SERVER = "bare server"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 BARE = [sys.executable, str(Path(__file__).with_name("bare_server.py"))]
 DECK = [sys.executable, "-m", "quarterdeck.server", "serve"]
 
@@ -54,9 +56,9 @@ def _a_second(rates: Sequence[float]) -> str:
     return f"{statistics.median(rates):,.0f}/s"
 
 
-def deck(era: Era, folder: Path) -> RawClient:
+def deck(era: Era, folder: Path, environment: Mapping[str, str] = NOTHING) -> RawClient:
     """The deck's server on the data directory `folder/data`."""
-    return _client(DECK, era, folder, {"QUARTERDECK_DATA_DIR": str(folder / "data")})
+    return _client(DECK, era, folder, {"QUARTERDECK_DATA_DIR": str(folder / "data"), **environment})
 
 
 def bare(era: Era, folder: Path) -> RawClient:

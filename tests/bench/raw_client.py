@@ -141,6 +141,14 @@ class RawClient:
         _check(answers)
         return seconds
 
+    def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Make one call and return its structured answer."""
+        os.write(self._to_server, self._encode_call(tool, arguments))
+        answer = self._read_line()
+        _check([answer])
+        structured: dict[str, Any] = _result(answer)["structuredContent"]
+        return structured
+
     def throughput(self, tool: str, calls: Iterable[Mapping[str, Any]], in_flight: int) -> float:
         """Make the calls, at most `in_flight` unanswered at any time; calls per second.
 

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgumentError, NotFoundError
-from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore
+from quarterdeck.storage.objects.base import Chunks, ObjectInfo, ObjectStore, Stored
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.objects.s3 import S3ObjectStore
+from quarterdeck.storage.objects.s3_put import PART_BYTES
+from tests.servers.seaweed import SeaweedServer
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "s3"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
-    stores = {"local": lambda: LocalObjectStore(tmp_path / "objects")}
-    opened = stores[request.param]()
+    opened: ObjectStore
+    if request.param == "s3":
+        server: SeaweedServer = request.getfixturevalue("s3_server")
+        opened = await S3ObjectStore.open(server.location(server.new_bucket()), prefix="uploads/")
+    else:
+        opened = LocalObjectStore(tmp_path / "objects")
     yield opened
     await opened.close()
 
 
-async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
+def chunks(*parts: bytes) -> Chunks:
+    async def each() -> AsyncGenerator[bytes, None]:
+        for part in parts:
+            yield part
+
+    return each
 
 
-async def put(store: ObjectStore, key: str, *parts: bytes) -> ObjectInfo:
-    return await store.put(key, chunks(*parts), name="n.txt", content_type="text/plain", created_at=1_750_000_000_123)
+async def put(store: ObjectStore, key: str, *parts: bytes, stored: Stored | None = None) -> ObjectInfo:
+    return await store.put(
+        key,
+        chunks(*parts),
+        size=sum(map(len, parts)),
+        name="n.txt",
+        content_type="text/plain",
+        created_at=1_750_000_000_123,
+        stored=stored,
+    )
 
 
 async def keys(store: ObjectStore, prefix: str = "", after: str = "", limit: int = 100) -> list[str]:
@@ -73,14 +92,14 @@ async def test_a_key_is_never_overwritten(store: ObjectStore) -> None:
 async def test_sixteen_puts_of_one_key_have_one_winner(store: ObjectStore) -> None:
     all_are_writing = asyncio.Barrier(16)
 
-    async def source(number: int) -> AsyncIterator[bytes]:
-        yield b"%02d" % number * 1000
-        await all_are_writing.wait()  # so none is refused before it has written
-        yield b"!"
-
     async def one(number: int) -> bool:
+        async def source() -> AsyncGenerator[bytes, None]:
+            yield b"%02d" % number * 1000
+            await all_are_writing.wait()  # so none is refused before it has written
+            yield b"!"
+
         try:
-            await store.put("k", source(number), name="n", content_type="t/t", created_at=number)
+            await store.put("k", source, size=2001, name="n", content_type="t/t", created_at=number)
         except ConflictError:
             return False
         return True
@@ -94,27 +113,82 @@ async def test_sixteen_puts_of_one_key_have_one_winner(store: ObjectStore) -> No
     assert info.created_at == won.index(True)
 
 
-async def test_a_source_that_fails_leaves_no_trace(store: ObjectStore) -> None:
-    async def source() -> AsyncIterator[bytes]:
-        yield b"x" * 100_000
+@pytest.mark.parametrize("size", [PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES])
+async def test_contents_of_many_parts_and_chunks_of_any_size(store: ObjectStore, size: int) -> None:
+    whole = random.Random(size).randbytes(size)
+    cut = [whole[start : start + 777_777] for start in range(0, size, 777_777)]
+    info = await put(store, "k", b"", *cut, b"")
+    assert (info.size, info.sha256) == (size, hashlib.sha256(whole).hexdigest())
+    assert await store.stat("k") == info
+    assert await store.read("k", 0, size) == whole
+    assert await store.read("k", size - 3, 10) == whole[-3:]
+
+
+async def test_of_two_large_puts_of_one_key_one_wins(store: ObjectStore) -> None:
+    both_are_writing = asyncio.Barrier(2)
+    size = PART_BYTES + 10
+
+    async def one(letter: bytes) -> str | None:
+        async def source() -> AsyncGenerator[bytes, None]:
+            yield letter * (size - 1)
+            await both_are_writing.wait()
+            yield letter
+
+        try:
+            info = await store.put("k", source, size=size, name="n", content_type="t/t", created_at=0)
+        except ConflictError:
+            return None
+        return info.sha256
+
+    async with asyncio.timeout(30):
+        digests = {await done for done in asyncio.as_completed([one(b"a"), one(b"b")])}
+    assert None in digests
+    digests.remove(None)
+    assert digests == {hashlib.sha256(await store.read("k", 0, size)).hexdigest()}
+
+
+@pytest.mark.parametrize("size", [100_000, PART_BYTES + 1])
+async def test_a_source_that_fails_at_its_end_leaves_no_trace(store: ObjectStore, size: int) -> None:
+    async def source() -> AsyncGenerator[bytes, None]:
+        yield b"x" * size
         raise DeckError("the file changed")
 
     with pytest.raises(DeckError, match="the file changed"):
-        await store.put("k", source(), name="n", content_type="t/t", created_at=0)
+        await store.put("k", source, size=size, name="n", content_type="t/t", created_at=0)
     assert await store.stat("k") is None
     assert await keys(store) == []
     await put(store, "k", b"the key is still free")
 
 
+@pytest.mark.parametrize("size", [0, 99, 101, 1 << 20])
+async def test_contents_of_another_size_leave_no_trace(store: ObjectStore, size: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"the contents for k are not the {size} bytes"):
+        await store.put("k", chunks(b"x" * 100), size=size, name="n", content_type="t/t", created_at=0)
+    assert await keys(store) == []
+    await put(store, "k", b"the key is still free")
+
+
+async def test_the_giver_is_told_how_much_is_stored(store: ObjectStore) -> None:
+    told: list[int] = []
+
+    async def stored(size: int) -> None:
+        told.append(size)
+
+    await put(store, "k", *[b"x" * (1 << 20)] * 20, stored=stored)
+    assert told == sorted(told)
+    assert len(told) > 1
+    assert told[-1] == 20 << 20
+
+
 async def test_a_cancelled_put_leaves_no_trace(store: ObjectStore) -> None:
     writing = asyncio.Event()
 
-    async def source() -> AsyncIterator[bytes]:
+    async def source() -> AsyncGenerator[bytes, None]:
         yield b"x" * 100_000
         writing.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(store.put("k", source(), name="n", content_type="t/t", created_at=0))
+    task = asyncio.create_task(store.put("k", source, size=100_001, name="n", content_type="t/t", created_at=0))
     async with asyncio.timeout(30):
         await writing.wait()
     task.cancel()
@@ -125,9 +199,9 @@ async def test_a_cancelled_put_leaves_no_trace(store: ObjectStore) -> None:
 
 
 async def test_lists_are_in_order_and_paged_by_key(store: ObjectStore) -> None:
-    for key in ("b/2", "a/1", "b/10", "c", "b-1", "b/é"):
+    for key in ("b/2", "a/1", "b/10", "c", "b_1", "b/é"):
         await put(store, key, key.encode())
-    assert await keys(store) == ["a/1", "b-1", "b/10", "b/2", "b/é", "c"]
+    assert await keys(store) == ["a/1", "b/10", "b/2", "b/é", "b_1", "c"]
     assert await keys(store, prefix="b/") == ["b/10", "b/2", "b/é"]
     assert await keys(store, prefix="b/", after="b/10", limit=1) == ["b/2"]
     assert await keys(store, prefix="b/", after="b/1000") == ["b/2", "b/é"]
@@ -158,6 +232,8 @@ async def test_a_key_that_not_every_store_can_hold_is_refused(store: ObjectStore
         await store.read(key, 0, 1)
     with pytest.raises(InvalidArgumentError):
         await store.delete(key)
+    with pytest.raises(InvalidArgumentError):
+        await store.presign(key, 60)
 
 
 async def test_the_longest_key_can_be_held(store: ObjectStore) -> None:

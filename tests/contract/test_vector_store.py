@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgumentError, LimitError, NotFoundError
+from quarterdeck.storage.cache import TieredCache
+from quarterdeck.storage.errors import (
+    ConflictError,
+    DeckError,
+    InvalidArgumentError,
+    LimitError,
+    NotFoundError,
+    UnsupportedError,
+)
 from quarterdeck.storage.vectors.base import (
     MAX_DIMENSION,
     MAX_ID_CHARS,
@@ -27,10 +35,13 @@ from quarterdeck.storage.vectors.base import (
     Point,
     VectorStore,
 )
+from quarterdeck.storage.vectors.cache import CachingVectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
+from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from tests.clock import ManualClock
 from tests.docstrings import docstrings
+from tests.servers.qdrant import QDRANTS, qdrant_place
 
 Matrix = NDArray[np.float32]
 METRICS: tuple[Metric, ...] = ("cosine", "dot", "l2")
@@ -42,12 +53,19 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["faiss"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[VectorStore]:
-    stores = {"faiss": lambda: FaissVectorStore.open(tmp_path / "vectors.db", clock)}
-    opened = await stores[request.param]()
-    yield opened
-    await opened.close()
+@pytest.fixture(params=["faiss", "cached faiss", *QDRANTS])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[VectorStore]:
+    if request.param.endswith("faiss"):
+        opened: VectorStore = await FaissVectorStore.open(tmp_path / "vectors.db", clock)
+        yield opened if request.param == "faiss" else CachingVectorStore(opened, TieredCache(clock))
+        await opened.close()
+    else:
+        async with qdrant_place(request, monkeypatch) as place:
+            opened = await QdrantVectorStore.open(*place, clock)
+            yield opened
+            await opened.close()
 
 
 def ids(hits: Sequence[Hit]) -> list[str]:
@@ -104,11 +122,140 @@ async def test_a_missing_collection_is_named(store: VectorStore) -> None:
         store.delete("nowhere", ["a"]),
         store.delete_where("nowhere", {"a": 1}),
         store.search("nowhere", [EAST], limit=1),
+        store.search_text("nowhere", ["a"], limit=1),
         store.count("nowhere"),
+        store.inspect("nowhere"),
+        store.change_token("nowhere"),
+        store.optimize("nowhere"),
+        store.snapshot("nowhere"),
+        store.verify("nowhere"),
     ]
     for call in calls:
         with pytest.raises(NotFoundError, match="nowhere"):
             await call
+
+
+async def test_a_collection_keeps_what_it_was_wished(store: VectorStore) -> None:
+    wished = await store.create("c", 8, "l2", "e", index="hash", quantization="fp16", stored="float16")
+    assert (wished.index, wished.quantization, wished.stored) == ("hash", "fp16", "float16")
+    plain = await store.create("d", 8)
+    assert (plain.index, plain.quantization, plain.stored) == ("auto", "none", "float32")
+    assert [await store.describe(name) for name in "cd"] == [wished, plain]
+
+
+async def test_a_collection_is_inspected(store: VectorStore, clock: ManualClock) -> None:
+    await store.create("c", 2)
+    assert (await store.inspect("c")).points == 0
+    await store.upsert("c", [Point("a", EAST), Point("b", NORTH), Point("e", WEST, {}, clock.now() + 1000)])
+    assert (await store.inspect("c")).points == 3
+    clock.advance(1)
+    assert (await store.optimize("c")).points == 2
+    assert await store.verify("c") == []
+
+
+async def test_a_change_token_names_the_contents(store: VectorStore, clock: ManualClock) -> None:
+    await store.upsert("c", [Point("a", EAST), Point("b", EAST, {}, clock.now() + 1000)])
+    seen = [await store.change_token("c")]
+    assert await store.change_token("c") == seen[0]
+    if seen[0] is None:
+        pytest.skip("this store cannot tell")
+
+    async def is_new() -> bool:
+        seen.append(await store.change_token("c"))
+        return seen[-1] not in seen[:-1]
+
+    clock.advance(1)
+    assert await is_new(), "a point has ended"
+    await store.upsert("c", [Point("a", EAST)])
+    assert await is_new()
+    await store.delete("c", ["a"])
+    assert await is_new()
+    await store.drop("c")
+    await store.upsert("c", [Point("a", EAST), Point("b", EAST, {}, clock.now() + 1000)])
+    assert await is_new(), "made anew"
+
+
+async def test_a_successor_takes_the_name_over(store: VectorStore) -> None:
+    await store.upsert("c", [Point("old", EAST)])
+    assert await nearest(store, EAST) == ["old"]
+    await store.create("next", 3, "dot", "e", quantization="sq8")
+    await store.upsert("next", [Point("new", [1, 2, 3], {"n": 1})], embedder="e")
+    assert ids((await store.search("next", [[1, 0, 0]], limit=1))[0]) == ["new"]
+    await store.replace("c", "next")
+    assert await nearest(store, [1, 0, 0]) == ["new"]
+    info = await store.describe("c")
+    assert (info.name, info.dimension, info.metric, info.embedder, info.quantization) == ("c", 3, "dot", "e", "sq8")
+    assert [info.name for info in await store.collections(limit=9)] == ["c"]
+    with pytest.raises(NotFoundError, match="next"):
+        await store.search("next", [[1, 0, 0]], limit=1)
+    await store.replace("c", "c")
+    assert await store.count("c") == 1
+    for pair in (("c", "nowhere"), ("nowhere", "c")):
+        with pytest.raises(NotFoundError, match="nowhere"):
+            await store.replace(*pair)
+    assert await store.count("c") == 1
+
+
+async def test_a_successor_does_not_take_over_what_has_changed(store: VectorStore) -> None:
+    await store.upsert("c", [Point("old", EAST)])
+    token = await store.change_token("c")
+    if token is None:
+        pytest.skip("this store cannot tell")
+    await store.upsert("next", [Point("new", EAST)])
+    await store.upsert("c", [Point("late", EAST)])
+    with pytest.raises(ConflictError, match="'c' was changed meanwhile"):
+        await store.replace("c", "next", unchanged_since=token)
+    assert sorted(await nearest(store, EAST)) == ["late", "old"]
+    await store.replace("c", "next", unchanged_since=await store.change_token("c"))
+    assert await nearest(store, EAST) == ["new"]
+
+
+async def test_text_is_searched_by_its_words(store: VectorStore, clock: ManualClock) -> None:
+    await store.create("c", 2)
+    assert await text_hits(store, "fox") == []
+    texts = {
+        "fox": "The quick brown fox; a FOX is a fox.",
+        "dog": "The lazy dog and one fox, in a text that goes on about other things for quite a while.",
+        "cat": "Ein Kätzchen",
+        "number": 5,
+    }
+    await store.upsert("c", [Point(name, EAST, {"text": text, "k": len(name)}) for name, text in texts.items()])
+    await store.upsert(
+        "c", [Point("none", EAST, {"words": "fox"}), Point("brief", EAST, {"text": "fox"}, clock.now() + 9)]
+    )
+    await store.upsert("other", [Point("o", EAST, {"text": "fox"})])
+    clock.advance(1)
+    assert await text_hits(store, "fox") == ["fox", "dog"]
+    assert await text_hits(store, 'lazy " OR (fox*') == ["dog", "fox"]
+    assert await text_hits(store, "KATZCHEN") == ["cat"]
+    assert await text_hits(store, "") == []
+    assert await text_hits(store, "5 missing") == []
+    (hits,) = await store.search_text("c", ["fox"], limit=1, where={"text": {"in": [texts["dog"]]}})
+    assert [(hit.id, hit.payload) for hit in hits] == [("dog", {"text": texts["dog"], "k": 3})]
+    await store.upsert("c", [Point("fox", EAST, {"text": "now a hen"})])
+    await store.delete("c", ["dog"])
+    assert await text_hits(store, "fox") == []
+    both = await store.search_text("c", ["hen", "kätzchen"], limit=5)
+    assert list(map(ids, both)) == [["fox"], ["cat"]]
+
+
+async def text_hits(store: VectorStore, text: str) -> list[str]:
+    try:
+        (hits,) = await store.search_text("c", [text], limit=10)
+    except UnsupportedError:
+        pytest.skip("this store has no full text")
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    return ids(hits)
+
+
+async def test_count_takes_a_filter(store: VectorStore, clock: ManualClock) -> None:
+    await store.upsert("c", [Point(str(n), EAST, {"n": n}, clock.now() + 1000 * (n % 2 + 1)) for n in range(10)])
+    assert await store.count("c", {"n": {"lt": 6}}) == 6
+    assert await store.count("c", {}) == 10
+    clock.advance(1)
+    assert await store.count("c", {"n": {"lt": 6}}) == 3
+    with pytest.raises(InvalidArgumentError, match="unknown operator"):
+        await store.count("c", {"n": {"about": 1}})
 
 
 async def test_the_first_upsert_makes_the_collection(store: VectorStore) -> None:

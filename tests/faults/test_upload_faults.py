@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from quarterdeck.storage.objects.local import LocalObjectStore
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.sources import InlineSource
 from tests.clock import ManualClock
+from tests.ready import ready
 
 PREAMBLE = """
 import asyncio, os, sys
@@ -26,8 +27,8 @@ from pathlib import Path
 from quarterdeck.storage.objects.local import LocalObjectStore
 root = Path(sys.argv[1])
 store = LocalObjectStore(root)
-async def put(key, chunks):
-    return await store.put(key, chunks, name="n", content_type="t/t", created_at=0)
+async def put(key, chunks, size):
+    return await store.put(key, chunks, size=size, name="n", content_type="t/t", created_at=0)
 """
 
 HALF = """
@@ -36,7 +37,7 @@ async def half():
     yield b"y" * (1 << 20)
     print("half", flush=True)
     await asyncio.Event().wait()
-asyncio.run(put("uploads/half", half()))
+asyncio.run(put("uploads/half", half, 3 << 20))
 """
 
 BUSY = """
@@ -46,7 +47,7 @@ async def some(number):
 async def main():
     async def worker(start):
         for number in range(start, 10_000, 4):
-            info = await put(f"uploads/{number:04}", some(number))
+            info = await put(f"uploads/{number:04}", lambda number=number: some(number), 16_000)
             print(info.key, info.sha256, flush=True)
     await asyncio.gather(*map(worker, range(4)))
 asyncio.run(main())
@@ -56,13 +57,13 @@ READ_ONLY = """
 async def some():
     yield b"x"
 async def main():
-    await put("uploads/before", some())
+    await put("uploads/before", some, 1)
     for folder in (root / ".staging").iterdir():
         folder.chmod(0o500)
     if os.geteuid() == 0:
         os.seteuid(65534)
     try:
-        await put("uploads/after", some())
+        await put("uploads/after", some, 1)
     except Exception as exc:
         print(type(exc).__name__, exc)
 asyncio.run(main())
@@ -145,7 +146,7 @@ def largest_file(size: int) -> Generator[None]:
 
 async def test_a_file_that_does_not_fit_fails_alone(tmp_path: Path) -> None:
     store = LocalObjectStore(tmp_path)
-    service = UploadService(store, [], ManualClock())
+    service = UploadService(ready(store), [], ManualClock())
     sources = [InlineSource(name, b"x" * size) for name, size in (("a", 10), ("big", 1 << 20), ("c", 10))]
     with largest_file(100_000):
         answer = await service.upload(sources)
@@ -163,7 +164,7 @@ async def test_a_disk_that_is_full_at_the_sync_keeps_nothing(
 ) -> None:
     """Contents, description, draft and store are synced in this order; the last is behind the rename."""
     store = LocalObjectStore(tmp_path)
-    service = UploadService(store, [], ManualClock())
+    service = UploadService(ready(store), [], ManualClock())
     syncs = 0
     really_sync = os.fsync
 
@@ -193,10 +194,10 @@ async def test_a_store_whose_folder_is_gone_says_so(tmp_path: Path) -> None:
         path.rmdir()
     (tmp_path / "objects").rmdir()
 
-    async def some() -> AsyncIterator[bytes]:
+    async def some() -> AsyncGenerator[bytes, None]:
         yield b"x"
 
     with pytest.raises(StorageError, match="No such file or directory"):
-        await store.put("k", some(), name="n", content_type="t/t", created_at=0)
+        await store.put("k", some, size=1, name="n", content_type="t/t", created_at=0)
     with pytest.raises(StorageError, match="No such file or directory"):
         await store.list("", "", 10)

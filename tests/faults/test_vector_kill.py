@@ -44,7 +44,7 @@ def check_whole(found: Counter[int], last: int) -> None:
     assert all(batch == last + 1 and size in (BATCH, BATCH - 1) for batch, size in found.items())
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.slow)])
 async def test_a_killed_writer_loses_no_acknowledged_batch_and_splits_none(tmp_path: Path, rounds: int) -> None:
     path = tmp_path / "vectors.db"
     batches = 0
@@ -59,6 +59,7 @@ async def test_a_killed_writer_loses_no_acknowledged_batch_and_splits_none(tmp_p
         last = max([last, *map(int, rest.split())])
         store = await FaissVectorStore.open(path, SystemClock())
         found = await points_by_batch(store)
+        assert await store.verify("c") == []
         await store.close()
         check_whole(found, last)
         batches = last + 1

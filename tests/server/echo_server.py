@@ -6,6 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Never
 
 import anyio
 from typing_extensions import TypedDict
@@ -14,10 +15,15 @@ from quarterdeck.server.app import DeckServer
 from quarterdeck.server.config import Settings
 from quarterdeck.server.deck import Deck
 from quarterdeck.storage.clock import SystemClock
+from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, deck_tool
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.status.meter import CallMeter
+from quarterdeck.tools.uploads.ingest import Ingest
+from quarterdeck.tools.uploads.service import UploadService
+from quarterdeck.tools.vectors.service import VectorService
+from tests.embedders import offering
 from tests.ready import ready
 
 
@@ -50,6 +56,10 @@ async def _hang(_arguments: EchoArguments, _call: Call) -> EchoAnswer:
     return {"text": ""}
 
 
+async def _never() -> Never:
+    raise AssertionError("this server has no such store")
+
+
 def _tools() -> dict[str, DeckTool]:
     handlers = {"echo": _echo, "shout": _shout, "hang": _hang}
     return {
@@ -62,4 +72,7 @@ if __name__ == "__main__":
     with TemporaryDirectory() as folder:
         store = SqliteMemoryStore(Path(folder) / "memory.db")
         memory = MemoryService(ready(store), SystemClock(), default_ttl=0, restore_window=0)
-        anyio.run(DeckServer(Deck(Settings(), SystemClock(), _tools(), CallMeter(), memory)).run_stdio_async)
+        uploads = UploadService(OnFirstUse(_never), [], SystemClock())
+        ingest = Ingest(uploads, VectorService(OnFirstUse(_never), offering(), SystemClock()))
+        deck = Deck(Settings(), Path(folder), SystemClock(), _tools(), CallMeter(), memory, uploads, ingest)
+        anyio.run(DeckServer(deck).run_stdio_async)

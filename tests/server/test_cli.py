@@ -85,3 +85,9 @@ def test_config_shows_every_setting_with_its_source(tmp_path: Path) -> None:
     assert "FEATURE_ADAPTIVE_OPT=false  # environment" in lines
     assert "QUARTERDECK_LOG_LEVEL=INFO  # default" in lines
     assert "# QUARTERDECK_MEMORY_TTL is set but means nothing here" in lines
+
+
+def test_the_token_is_shown_nowhere(tmp_path: Path) -> None:
+    done = run("config", tmp_path, QUARTERDECK_HTTP_TOKEN="tell-nobody")
+    assert "QUARTERDECK_HTTP_TOKEN=***  # environment" in done.stdout
+    assert "tell-nobody" not in done.stdout + done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.server import cli, doctor
+from quarterdeck.server.config import Settings
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.tools.agents import processes
@@ -46,7 +47,7 @@ async def test_stores_in_use_are_sound_and_stay_as_they_are(data_dir: Path) -> N
     memory, runs = SqliteMemoryStore(data_dir / "memory.db"), SqliteRunStore(data_dir / "runs.db")
     await memory.put("n", "k", '"v"', size=3, now=1, ttl=0, grace=0)
     before = (data_dir / "memory.db").read_bytes(), (data_dir / "memory.db-wal").read_bytes()
-    found = list(doctor._backends(data_dir, None))  # pyright: ignore[reportPrivateUsage]
+    found = list(doctor._backends(data_dir, Settings()))  # pyright: ignore[reportPrivateUsage]
     assert [finding.what for finding in found[:2]] == ["memory: memory.db is sound", "runs: runs.db is sound"]
     assert ((data_dir / "memory.db").read_bytes(), (data_dir / "memory.db-wal").read_bytes()) == before
     await memory.close()

@@ -10,7 +10,10 @@ import pytest
 
 from tests.bench.raw_client import ERAS, Era, RawClient
 
-HEAVY = {"aioboto3", "aiobotocore", "asyncpg", "botocore", "faiss", "numpy", "qdrant_client", "redis"}
+HEAVY = {
+    "aioboto3", "aiobotocore", "asyncpg", "botocore", "faiss", "fastembed", "httpx", "numpy", "pydantic_ai",
+    "qdrant_client", "redis", "stamina",
+}  # fmt: skip
 """What is imported when a call needs it. What the SDK imports is there anyway."""
 
 # Serves as the `quarterdeck` command does, then shows what was imported.

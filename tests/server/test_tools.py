@@ -67,7 +67,7 @@ MISTAKES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("upload", {"files": []}, ["No files uploaded"]),
     ("upload", {"files": [{"name": "a", "content": "b"}] * 21}, ["Maximum 20 files allowed"]),
     ("uploads", {"action": "read", "key": "uploads/none"}, ["uploads/none"]),
-    ("uploads", {"action": "rename"}, ["'list'", "'read'", "'delete'"]),
+    ("uploads", {"action": "rename"}, ["'list'", "'read'", "'presign'", "'delete'"]),
     ("vector_search", {"collection": "nothing", "query": "x"}, ["nothing"]),
     ("vector_search", {"collection": "nothing"}, ["query", "vector", "queries", "vectors"]),
     ("vector_upsert", {"collection": "c", "points": [{"id": "1"}]}, ["text", "vector"]),

@@ -1,4 +1,4 @@
-"""What is particular to the FAISS store: several stores on one file, replay, compaction, threads."""
+"""What is particular to the FAISS store: several stores on one file, replay, tombstones, threads."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quarterdeck.storage.errors import NotFoundError, StorageError
 from quarterdeck.storage.vectors import faiss as faiss_store
-from quarterdeck.storage.vectors import sqlite as truth
+from quarterdeck.storage.vectors import reader, writer
 from quarterdeck.storage.vectors.base import Hit, Point
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
-from quarterdeck.storage.vectors.flat import FlatIndex
+from quarterdeck.storage.vectors.generation import Generation
+from quarterdeck.storage.vectors.schema import MIGRATIONS
 from tests.clock import ManualClock
+from tests.until import until
 
 EAST, NORTH = [1.0, 0.0], [0.0, 1.0]
 Open = Callable[[], Awaitable[FaissVectorStore]]
@@ -91,10 +94,11 @@ async def test_a_replacement_that_has_ended_leaves_nothing_of_the_old_point(
     assert await found(two) == ["b"]
 
 
-async def test_a_server_that_fell_far_behind_starts_from_nothing(
+async def test_a_server_that_fell_far_behind_learns_what_is_gone(
     open_store: Open, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    monkeypatch.setattr(truth, "KEPT_CHANGES", 3)
+    for module in (reader, writer):
+        monkeypatch.setattr(module, "KEPT_CHANGES", 3)
     one, two = await open_store(), await open_store()
     await one.upsert("c", [Point(str(n), EAST) for n in range(9)])
     assert len(await found(two)) == 9
@@ -109,7 +113,7 @@ async def test_a_server_that_fell_far_behind_starts_from_nothing(
 
 async def test_points_survive_a_restart(open_store: Open) -> None:
     one = await open_store()
-    points = [Point(str(n), [float(n), 1.0], {"n": n}) for n in range(truth.CHUNK_ROWS + 10)]
+    points = [Point(str(n), [float(n), 1.0], {"n": n}) for n in range(reader.CHUNK_ROWS + 10)]
     await one.upsert("c", points)
     two = await open_store()
     assert await found(two) == sorted(point.id for point in points)
@@ -119,51 +123,46 @@ async def test_points_survive_a_restart(open_store: Open) -> None:
 
 async def test_searches_in_threads_and_inline_agree(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
-    search = FlatIndex.search
+    search = Generation.search
 
-    def spy(*arguments: Any) -> list[list[Hit]]:
+    def spy(*arguments: Any, **options: Any) -> list[list[Hit]]:
         threads.append(threading.current_thread().name)
-        return search(*arguments)
+        return search(*arguments, **options)
 
-    monkeypatch.setattr(FlatIndex, "search", spy)
+    monkeypatch.setattr(Generation, "search", spy)
     store = await open_store()
     await store.upsert("c", [Point(str(n), [1.0, float(n)], {"n": n}) for n in range(50)])
-    await found(store)
+    await found(store, where={"n": 1})
     answers = [await store.search("c", [EAST, NORTH], limit=7, where={"n": {"gt": 9}})]
-    monkeypatch.setattr(faiss_store, "INLINE_WORK", 0)
+    monkeypatch.setattr(faiss_store, "INLINE_BYTES", 0)
     answers.append(await store.search("c", [EAST, NORTH], limit=7, where={"n": {"gt": 9}}))
     assert answers[0] == answers[1]
     main = threading.main_thread().name
     assert [name == main for name in threads] == [False, True, False]
 
 
-async def test_dead_slots_are_dropped_once_they_are_the_most(
-    open_store: Open, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compacted: list[tuple[int, int]] = []
-    compact = FlatIndex.compact
-
-    def slots(index: FlatIndex) -> int:
-        return index.work(1, filtered=False) // 2  # of dimension 2
-
-    def noted(index: FlatIndex) -> None:
-        before = slots(index)
-        compact(index)
-        compacted.append((before, slots(index)))
-
-    monkeypatch.setattr(FlatIndex, "compact", noted)
+async def test_dead_slots_are_dropped_once_they_are_the_most(open_store: Open, clock: ManualClock) -> None:
     store = await open_store()
+    most = 0
     for number in range(8):
         await store.upsert("c", [Point(str(n), [1.0, float(number)], {"n": number}) for n in range(10)])
         (hits,) = await store.search("c", [EAST], limit=99)
         assert [hit.payload["n"] for hit in hits] == [number] * 10
-    assert compacted == [(30, 10)] * 3
+        await until(lambda: is_quiet(store))
+        most = max(most, (await store.inspect("c")).tombstones or 0)
+    assert most == 10, "built anew as soon as there were 20 dead for 10 living"
 
     await store.upsert("c", [Point(f"brief {n}", EAST, {}, clock.now() + 1000) for n in range(30)])
     assert len(await found(store)) == 40
     clock.advance(1)
     assert len(await found(store)) == 10
-    assert [after for _, after in compacted[3:]] == [10]
+    assert (await store.optimize("c")).tombstones == 30, "their rows stay until the next change"
+    await store.delete("c", ["unknown"])
+    assert (await store.optimize("c")).tombstones == 0
+
+
+async def is_quiet(store: FaissVectorStore) -> bool:
+    return (await store.inspect("c")).building is None
 
 
 async def test_expired_points_leave_the_file_with_the_next_change(
@@ -197,26 +196,26 @@ async def test_a_cancelled_search_keeps_the_index_to_itself_until_its_thread_is_
     open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started, release = threading.Event(), threading.Event()
-    search, put = FlatIndex.search, FlatIndex.put
+    search, put = Generation.search, Generation.put
     order: list[str] = []
 
-    def slow_search(*arguments: Any) -> list[list[Hit]]:
+    def slow_search(*arguments: Any, **options: Any) -> list[list[Hit]]:
         started.set()
         release.wait(10)
         order.append("searched")
-        return search(*arguments)
+        return search(*arguments, **options)
 
-    def noted_put(index: FlatIndex, rows: Any) -> None:
+    def noted_put(generation: Generation, rows: Any) -> Any:
         order.append("put")
-        put(index, rows)
+        return put(generation, rows)
 
     store = await open_store()
     await store.upsert("c", [Point("a", EAST)])
     with monkeypatch.context() as patch:
-        patch.setattr(FlatIndex, "search", slow_search)
+        patch.setattr(Generation, "search", slow_search)
         abandoned = asyncio.create_task(store.search("c", [EAST], limit=1))
         await asyncio.to_thread(started.wait, 10)
-    monkeypatch.setattr(FlatIndex, "put", noted_put)
+    monkeypatch.setattr(Generation, "put", noted_put)
     abandoned.cancel()
     with pytest.raises(asyncio.CancelledError):
         await abandoned
@@ -233,17 +232,17 @@ async def test_no_inline_search_runs_beside_a_thread_in_the_index(
     open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started, release = threading.Event(), threading.Event()
-    search = FlatIndex.search
+    search = Generation.search
 
-    def slow_search(*arguments: Any) -> list[list[Hit]]:
+    def slow_search(*arguments: Any, **options: Any) -> list[list[Hit]]:
         started.set()
         release.wait(10)
-        return search(*arguments)
+        return search(*arguments, **options)
 
     store = await open_store()
     await store.upsert("c", [Point("a", EAST)])
     with monkeypatch.context() as patch:
-        patch.setattr(FlatIndex, "search", slow_search)
+        patch.setattr(Generation, "search", slow_search)
         in_thread = asyncio.create_task(found(store))
         await asyncio.to_thread(started.wait, 10)
     second = asyncio.create_task(found(store))
@@ -309,3 +308,24 @@ async def test_a_failing_disk_is_told_and_keeps_nothing(open_store: Open, path: 
     db.close()
     await store.upsert("c", [Point("b", EAST)])
     assert await found(store) == ["a", "b"]
+
+
+async def test_a_file_of_the_first_schema_is_migrated(path: Path, clock: ManualClock) -> None:
+    db = sqlite3.connect(path)
+    db.executescript(MIGRATIONS[0])
+    db.execute("PRAGMA user_version = 1")
+    db.execute("INSERT INTO collections VALUES (7, 'c', 2, 'l2', 'e', 5, 3)")
+    rows = [(7, str(n), 9 - n, np.array([n, 0], "<f4").tobytes(), f'{{"n":{n}}}', None) for n in range(5)]
+    db.executemany("INSERT INTO points VALUES (?, ?, ?, ?, ?, ?)", rows)
+    db.commit()
+    db.close()
+    store = await FaissVectorStore.open(path, clock)
+    info = await store.describe("c")
+    assert (info.dimension, info.metric, info.embedder, info.created_at) == (2, "l2", "e", 5)
+    assert (info.index, info.quantization, info.stored) == ("auto", "none", "float32")
+    (hits,) = await store.search("c", [[1.0, 0.0]], limit=9)
+    assert [(hit.id, hit.score, hit.payload) for hit in hits[:1]] == [("1", 0.0, {"n": 1})]
+    assert len(hits) == await store.count("c") == 5
+    assert await store.delete("c", ["1", "2"]) == 2
+    assert await store.count("c") == 3
+    await store.close()

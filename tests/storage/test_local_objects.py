@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
-from quarterdeck.storage.errors import ConflictError, StorageError
+from quarterdeck.storage.errors import ConflictError, StorageError, UnsupportedError
 from quarterdeck.storage.objects.base import ObjectInfo
 from quarterdeck.storage.objects.local import LocalObjectStore
 
 
 async def put(store: LocalObjectStore, key: str, *parts: bytes) -> ObjectInfo:
-    async def chunks() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncGenerator[bytes, None]:
         for part in parts:
             yield part
 
-    return await store.put(key, chunks(), name=key, content_type="text/plain", created_at=0)
+    size = sum(map(len, parts))
+    return await store.put(key, chunks, size=size, name=key, content_type="text/plain", created_at=0)
 
 
 def drafts(root: Path) -> list[Path]:
@@ -51,7 +52,7 @@ async def test_opening_a_second_store_spares_what_the_first_is_writing(tmp_path:
     first = LocalObjectStore(tmp_path)
     opened_second = asyncio.Event()
 
-    async def source() -> AsyncIterator[bytes]:
+    async def source() -> AsyncGenerator[bytes, None]:
         yield b"before "
         opened_second.set()
         second = LocalObjectStore(tmp_path)
@@ -59,7 +60,7 @@ async def test_opening_a_second_store_spares_what_the_first_is_writing(tmp_path:
         await second.close()
         yield b"after"
 
-    await first.put("k", source(), name="n", content_type="t/t", created_at=0)
+    await first.put("k", source, size=12, name="n", content_type="t/t", created_at=0)
     assert opened_second.is_set()
     assert await first.read("k", 0, 100) == b"before after"
     await first.close()
@@ -70,13 +71,13 @@ async def test_a_taken_key_is_refused_before_the_source_is_read(tmp_path: Path) 
     await put(store, "k", b"x")
     read = False
 
-    async def source() -> AsyncIterator[bytes]:
+    async def source() -> AsyncGenerator[bytes, None]:
         nonlocal read
         read = True
         yield b"y"
 
     with pytest.raises(ConflictError):
-        await store.put("k", source(), name="n", content_type="t/t", created_at=0)
+        await store.put("k", source, size=1, name="n", content_type="t/t", created_at=0)
     assert not read
     await store.close()
 
@@ -106,3 +107,19 @@ def test_a_file_is_no_place_for_objects(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"cannot keep objects in .*file"):
         LocalObjectStore(tmp_path / "file")
+
+
+async def test_a_folder_has_no_urls(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    await put(store, "k", b"x")
+    with pytest.raises(UnsupportedError, match="which has no URLs: read them with action read"):
+        await store.presign("k", 60)
+    await store.close()
+
+
+async def test_keys_are_listed_in_the_order_of_their_bytes(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    for key in ("b/1", "b-1", "b0"):
+        await put(store, key)
+    assert [info.key for info in await store.list("", "", 9)] == ["b-1", "b/1", "b0"]
+    await store.close()

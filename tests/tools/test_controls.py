@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeckError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Query
+from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.runners.base import Control
 from quarterdeck.tools.queries.controls import Options
 from tests.tools.fakes import WORKER, Bridge, FakeAgent
@@ -125,10 +127,11 @@ async def test_a_model_is_the_querys_once_it_was_seen_at_work(bridge: Bridge) ->
 async def test_a_queued_query_takes_its_changes_to_its_start(bridge: Bridge) -> None:
     first, fake = await begin(bridge)
     await bridge.queries.start(first.agent_id, "more", query_id="second")
-    for action, options in (
-        ("change_model", Options(model="large")),
-        ("change_permissions", Options(permission_mode="plan")),
-    ):
+    changes: dict[Control, Options] = {
+        "change_model": Options(model="large"),
+        "change_permissions": Options(permission_mode="plan"),
+    }
+    for action, options in changes.items():
         outcome = await bridge.desk.control("second", action, actor="client", options=options)
         assert outcome.get("status") == "queued"
     fake.finish()
@@ -187,7 +190,7 @@ async def test_a_budget_holds_the_work_before_its_next_request(bridge: Bridge) -
     assert fake.work is not None
     await fake.work.before_request()
     fake.work.on_usage({"tokens": 120})
-    asking = asyncio.create_task(fake.work.before_request())  # type: ignore[arg-type]
+    asking = asyncio.create_task(fake.work.before_request())
     await until(lambda: query.status == "paused")
     assert not asking.done()
     assert query.error == "paused by the budget: tokens 120 of 100"
@@ -197,3 +200,14 @@ async def test_a_budget_holds_the_work_before_its_next_request(bridge: Bridge) -
     await control(bridge, "resume", budget={"tokens": 200})
     await asyncio.wait_for(asking, 20)
     assert (query.status, query.error) == ("running", None)
+
+
+async def test_a_server_that_lives_but_does_not_answer_is_told_and_never_acts_later(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quarterdeck.tools.queries.desk.TAKE_PATIENCE", 0.02)
+    myself = processes.identify(os.getpid())  # it lives, and serves nothing
+    await bridge.runs.add_query(Query("q", "a", "worker", "p", myself, 1, status="running"))
+    with pytest.raises(ConflictError, match=r"took nothing in 0.02 s; the request was withdrawn"):
+        await control(bridge, "pause")
+    assert await bridge.runs.requests_of(myself) == []

@@ -13,9 +13,10 @@ import pytest
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError, NotFoundError
 from quarterdeck.storage.objects.local import LocalObjectStore
-from quarterdeck.tools.uploads.service import MAX_FILE_BYTES, Report, UploadService
+from quarterdeck.tools.uploads.service import MAX_FILE_BYTES, STORED_AT_ONCE, Report, UploadService
 from quarterdeck.tools.uploads.sources import InlineSource
 from tests.clock import ManualClock
+from tests.ready import ready
 
 STAMP = "2025-06-15T15-06-40"  # of the manual clock
 
@@ -37,7 +38,7 @@ async def store(tmp_path: Path) -> AsyncIterator[LocalObjectStore]:
 
 @pytest.fixture
 def service(store: LocalObjectStore, root: Path) -> UploadService:
-    return UploadService(store, [root], ManualClock())
+    return UploadService(ready(store), [root], ManualClock())
 
 
 def inline(name: str, contents: bytes = b"x") -> InlineSource:
@@ -48,12 +49,11 @@ class Gated(InlineSource):
     """Goes on after its first chunk once all its fellows have come that far."""
 
     def __init__(self, name: str, gate: asyncio.Barrier) -> None:
-        super().__init__(name, b"first ")
+        super().__init__(name, b"first second")
         self._gate = gate
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        async for chunk in super().chunks():
-            yield chunk
+        yield b"first "
         await self._gate.wait()
         yield b"second"
 
@@ -155,6 +155,26 @@ async def test_twenty_files_are_read_at_the_same_time(service: UploadService) ->
         assert await service.read(file["path"], 0, 100) == b"first second"
 
 
+async def test_many_batches_share_the_places(service: UploadService) -> None:
+    reading = most = 0
+
+    class Counted(InlineSource):
+        async def chunks(self) -> AsyncGenerator[bytes, None]:
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            yield b"x"
+            reading -= 1
+
+    batches = [[Counted(f"{batch}-{number}", b"x") for number in range(20)] for batch in range(10)]
+    async with asyncio.timeout(30):
+        answers = await asyncio.gather(*map(service.upload, batches))
+    assert [answer["count"] for answer in answers] == [20] * 10
+    assert 20 < most <= STORED_AT_ONCE
+
+
 async def test_files_of_one_name_in_one_second_get_keys_of_their_own(service: UploadService) -> None:
     first = await service.upload([inline("a.txt", b"%d" % number) for number in range(3)])
     second = await service.upload([inline("a.txt", b"3")])
@@ -167,7 +187,7 @@ async def test_two_servers_with_one_store_never_share_a_key(
     service: UploadService, store: LocalObjectStore, root: Path, tmp_path: Path
 ) -> None:
     other_store = LocalObjectStore(tmp_path / "objects")
-    other = UploadService(other_store, [root], ManualClock())
+    other = UploadService(ready(other_store), [root], ManualClock())
     gate = asyncio.Barrier(2)
 
     class OnceGated(Gated):
@@ -179,7 +199,7 @@ async def test_two_servers_with_one_store_never_share_a_key(
                 async for chunk in super().chunks():
                     yield chunk
             else:
-                yield b"again"
+                yield b"second again"
 
         started = False
 
@@ -200,8 +220,8 @@ async def test_two_servers_with_one_store_never_share_a_key(
         )
     paths = {file["path"] for answer in answers for file in answer["files"]}
     assert paths == {f"uploads/{STAMP}_a.txt", f"uploads/{STAMP}_a_2.txt"}
-    assert {await service.read(path, 0, 100) for path in paths} == {b"first second", b"again"}
-    assert reports == ([6, 12], [6, 12])  # the loser's second try is shorter and no news
+    assert {await service.read(path, 0, 100) for path in paths} == {b"first second", b"second again"}
+    assert reports == ([6, 12], [6, 12])  # the loser's second try is no news
     await other_store.close()
 
 
@@ -285,13 +305,13 @@ async def test_a_link_swapped_in_after_the_check_is_not_followed(
 async def test_the_second_root_is_allowed_too(store: LocalObjectStore, root: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a").write_bytes(b"a")
-    service = UploadService(store, [root, tmp_path / "other"], ManualClock())
+    service = UploadService(ready(store), [root, tmp_path / "other"], ManualClock())
     assert (await service.upload([service.file(str(tmp_path / "other" / "a"))]))["count"] == 1
 
 
 async def test_without_roots_no_path_is_read(store: LocalObjectStore, root: Path) -> None:
     (root / "a").write_bytes(b"a")
-    service = UploadService(store, [], ManualClock())
+    service = UploadService(ready(store), [], ManualClock())
     assert "set QUARTERDECK_UPLOAD_ROOTS" in await refusal(service, str(root / "a"))
 
 
@@ -306,7 +326,7 @@ async def test_what_is_no_regular_file_is_refused(service: UploadService, root: 
 
 
 async def test_a_device_is_refused(store: LocalObjectStore) -> None:
-    service = UploadService(store, [Path("/dev")], ManualClock())
+    service = UploadService(ready(store), [Path("/dev")], ManualClock())
     assert "zero - not a regular file" in await refusal(service, "/dev/zero")
 
 
@@ -358,7 +378,7 @@ async def test_a_file_that_changes_while_it_is_read_fails_alone(
 async def test_a_file_that_vanishes_before_it_is_read_fails(service: UploadService, root: Path) -> None:
     (root / "a").write_bytes(b"a")
     source = service.file("a")
-    assert await source.prepare() == 1
+    assert await source.prepare() == (1, b"a")
     (root / "a").unlink()
     with pytest.raises(NotFoundError, match="no such file: a"):
         await anext(source.chunks())
@@ -385,7 +405,7 @@ async def test_a_cancelled_batch_stores_nothing(service: UploadService) -> None:
 
 async def test_lists_go_page_by_page_in_order_of_time(store: LocalObjectStore, root: Path) -> None:
     clock = ManualClock()
-    service = UploadService(store, [root], clock)
+    service = UploadService(ready(store), [root], clock)
     paths: list[str] = []
     for name in ("z", "y", "x", "w", "v"):
         paths += [file["path"] for file in (await service.upload([inline(name)]))["files"]]

@@ -9,15 +9,27 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from mcp_types import TextContent
 
+from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.objects.s3 import S3ObjectStore
+from quarterdeck.storage.vectors.base import VectorStore
+from quarterdeck.storage.vectors.faiss import FaissVectorStore
+from quarterdeck.tools.uploads.ingest import Ingest
+from quarterdeck.tools.uploads.naming import PREFIX
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import INLINE_BYTES, upload_tools
+from quarterdeck.tools.vectors.service import VectorService
 from tests.clock import ManualClock
+from tests.embedders import offering
+from tests.ready import ready
+from tests.servers.seaweed import SeaweedServer
 
 STAMP = "2025-06-15T15-06-40"  # of the manual clock
 
@@ -25,8 +37,9 @@ STAMP = "2025-06-15T15-06-40"  # of the manual clock
 class Deck:
     """Calls a server that has only these tools."""
 
-    def __init__(self, service: UploadService) -> None:
-        self.server = MCPServer("test", tools=[*upload_tools(service)])
+    def __init__(self, service: UploadService, vectors: VectorService) -> None:
+        self.vectors = vectors
+        self.server = MCPServer("test", tools=[*upload_tools(service, Ingest(service, vectors))])
 
     async def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
         is_error, answer = await self._call(tool, arguments)
@@ -49,13 +62,30 @@ class Deck:
         return bool(result.is_error), answer
 
 
+@pytest.fixture(params=["local", "s3"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    opened: ObjectStore
+    if request.param == "s3":
+        server: SeaweedServer = request.getfixturevalue("s3_server")
+        opened = await S3ObjectStore.open(server.location(server.new_bucket()), prefix=PREFIX)
+    else:
+        opened = LocalObjectStore(tmp_path / "objects")
+    yield opened
+    await opened.close()
+
+
 @pytest.fixture
-async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
+async def deck(store: ObjectStore, tmp_path: Path) -> AsyncIterator[Deck]:
     (tmp_path / "root").mkdir()
-    store = LocalObjectStore(tmp_path / "objects")
-    service = UploadService(store, [tmp_path / "root"], ManualClock())
-    yield Deck(service)
-    await store.close()
+    service = UploadService(ready(store), [tmp_path / "root"], ManualClock())
+
+    async def open_vectors() -> VectorStore:
+        return await FaissVectorStore.open(tmp_path / "vectors.db", ManualClock())
+
+    vectors = OnFirstUse(open_vectors)
+    yield Deck(service, VectorService(vectors, offering(), ManualClock()))
+    if vectors.opened is not None:
+        await vectors.opened.close()
 
 
 async def stored(deck: Deck, contents: bytes, name: str = "a.txt") -> str:
@@ -178,7 +208,7 @@ async def test_list_pages(deck: Deck) -> None:
         "key": paths[0],
         "originalName": "a",
         "size": 1,
-        "type": "application/octet-stream",
+        "type": "text/plain",
         "sha256": hashlib.sha256(b"x").hexdigest(),
         "createdAt": 1_750_000_000_000,
     }
@@ -246,10 +276,35 @@ async def test_delete(deck: Deck) -> None:
     assert answer["error"] == f"there is no upload '{key}'; `uploads` with action list shows the keys"
 
 
+async def test_presign_gives_a_url_where_the_store_has_any(deck: Deck, store: ObjectStore) -> None:
+    key = await stored(deck, b"contents", "naïve.txt")
+    if isinstance(store, LocalObjectStore):
+        answer = await deck.refusal("uploads", action="presign", key=key)
+        assert answer["code"] == "unsupported"
+        assert "QUARTERDECK_OBJECTS_URL" in answer["error"]
+        return
+    answer = await deck.answer("uploads", action="presign", key=key, seconds=60)
+    async with httpx2.AsyncClient() as client:
+        assert (await client.get(answer["url"])).content == b"contents"
+        assert (await client.get(answer["url"].replace("X-Amz-Expires=60", "X-Amz-Expires=6000"))).status_code == 403
+    answer = await deck.refusal("uploads", action="presign", key=key + "x")
+    assert answer["error"] == f"there is no upload '{key}x'; `uploads` with action list shows the keys"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"action": "presign", "key": "uploads/a"}, "input should be 'list', 'read' or 'delete'"),
+        ({"action": "rename"}, "input should be 'list', 'read', 'presign' or 'delete'"),
+        ({"action": "presign"}, "action presign needs 'key'"),
+        ({"action": "presign", "key": "uploads/a", "seconds": 604_801}, "seconds: "),
+        ({"action": "list", "cursor": "/etc"}, "cursor: pass the nextCursor"),
+        ({"action": "list", "key": "uploads/a"}, "key: has no meaning for list, only for read, presign, delete"),
+        (
+            {"action": "read", "key": "uploads/a", "prefix": "uploads/b"},
+            "prefix: has no meaning for read, only for list",
+        ),
+        ({"action": "delete", "key": "uploads/a", "offset": 5}, "offset: has no meaning for delete, only for read"),
+        ({"action": "read", "key": "uploads/a", "seconds": 5}, "seconds: has no meaning for read, only for presign"),
         ({"action": "read"}, "action read needs 'key'"),
         ({"action": "delete"}, "action delete needs 'key'"),
         ({"action": "read", "key": "uploads/../../etc/passwd"}, "is no upload's"),

@@ -18,11 +18,10 @@ from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.agents.rights import Rights
 from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.vectors import worker_tool
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import NewPoint, VectorService
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 from tests.clock import ManualClock
+from tests.embedders import offering
 
 VECTORS = np.random.default_rng(1).normal(size=(7, 3)).astype(np.float32)
 
@@ -34,10 +33,7 @@ async def tools(tmp_path: Path) -> AsyncIterator[dict[str, DeckTool]]:
     async def open_store() -> FaissVectorStore:
         return store
 
-    async def open_embedder() -> Embedder:
-        return LexicalEmbedder()
-
-    service = VectorService(OnFirstUse(open_store), OnFirstUse(open_embedder), ManualClock())
+    service = VectorService(OnFirstUse(open_store), offering(), ManualClock())
     points = [NewPoint(f"p{n}", vector.tolist(), payload={"n": n, "x": "y" * 100}) for n, vector in enumerate(VECTORS)]
     await service.create("c", 3, "l2")
     await service.upsert("c", points)

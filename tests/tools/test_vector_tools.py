@@ -18,12 +18,13 @@ from mcp_types import TextContent
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
-from quarterdeck.tools.vectors.embedders.base import Embedder
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
+from quarterdeck.tools.vectors.search_tool import MAX_QUERIES
 from quarterdeck.tools.vectors.service import VectorService
-from quarterdeck.tools.vectors.tool import MAX_POINTS, MAX_QUERIES, vector_tools
+from quarterdeck.tools.vectors.tool import MAX_POINTS, vector_tools
 from tests.clock import ManualClock
 from tests.docstrings import docstrings
+from tests.embedders import offering
 
 PLANE: list[dict[str, Any]] = [
     {"id": "east", "vector": [1, 0], "payload": {"n": 1}},
@@ -76,11 +77,8 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
     async def open_store() -> VectorStore:
         return await FaissVectorStore.open(tmp_path / "vectors.db", clock)
 
-    async def open_embedder() -> Embedder:
-        return LexicalEmbedder()
-
     store = OnFirstUse(open_store)
-    yield Deck(VectorService(store, OnFirstUse(open_embedder), clock), clock)
+    yield Deck(VectorService(store, offering(), clock), clock)
     if store.opened is not None:
         await store.opened.close()
 
@@ -132,6 +130,80 @@ async def test_real_texts_are_found_by_their_words(deck: Deck) -> None:
     assert all(key.startswith("shutil.") for key in only)
 
 
+async def test_hybrid_fuses_both_rankings_by_reciprocal_rank(deck: Deck) -> None:
+    """On a real corpus, with vectors of the callers: the answer is the formula's, from the two lists."""
+    texts = docstrings()
+    vectors = dict(zip(texts, await LexicalEmbedder(48).embed(list(texts.values())), strict=True))  # 48: often wrong
+    points = [
+        {"id": key, "vector": vectors[key].tolist(), "payload": {"text": text, "long": len(text) > 500}}
+        for key, text in texts.items()
+    ]
+    await deck.answer("vector_upsert", collection="c", points=points)
+    asked = ["merge multiple sorted inputs into a single sorted output", "wrap a paragraph of text to a given width"]
+    near = [vector.tolist() for vector in await LexicalEmbedder(48).embed(asked)]
+    for filtered in ({}, {"filter": {"long": True}}):
+        lists = [
+            (await deck.answer("vector_search", collection="c", limit=100, maxTokens=10**6, **form, **filtered))[
+                "results"
+            ]
+            for form in ({"vectors": near}, {"queries": asked, "mode": "text"})
+        ]
+        both = {"queries": asked, "vectors": near, "mode": "hybrid", "limit": 10, **filtered}
+        answer = await deck.answer("vector_search", collection="c", **both)
+        for rankings, hits in zip(zip(*lists, strict=True), answer["results"], strict=True):
+            scores: dict[str, float] = {}
+            for ranking in rankings:
+                for rank, hit in enumerate(ranking):
+                    scores[hit["id"]] = scores.get(hit["id"], 0) + 1 / (61 + rank)
+            wanted = sorted(scores, key=lambda key: (-scores[key], key))[:10]
+            assert [hit["id"] for hit in hits] == wanted
+            assert [hit["score"] for hit in hits] == pytest.approx([scores[key] for key in wanted])
+            assert [[hit["id"] for hit in ranking[:10]] for ranking in rankings] != [wanted, wanted]
+    [[alone]] = (await deck.answer("vector_search", collection="c", query=asked[0], mode="text", limit=1))["results"]
+    assert alone["id"] == "heapq.merge"
+    assert "holds vectors of its callers" in await deck.refusal(
+        "vector_search", collection="c", query=asked[0], mode="hybrid"
+    )
+
+
+async def test_many_queries_are_one_batch_and_answer_as_each_alone(deck: Deck) -> None:
+    await deck.answer("vector_upsert", collection="c", points=[{"id": k, "text": t} for k, t in docstrings().items()])
+    asked = [text[:60] for text in list(docstrings().values())[:20]]
+    for mode in ("vector", "text", "hybrid"):
+        batch = (await deck.answer("vector_search", collection="c", queries=asked, mode=mode, limit=3))["results"]
+        for query, hits in zip(asked, batch, strict=True):
+            alone = await deck.answer("vector_search", collection="c", query=query, mode=mode, limit=3)
+            assert [hit["id"] for hit in hits] == [hit["id"] for hit in alone["results"][0]]
+
+
+async def test_every_precision_is_taken_and_optimize_says_how_the_index_is(deck: Deck) -> None:
+    options = {"index": "hnsw", "quantization": "sq8"}
+    await deck.answer("vector_collections", action="create", collection="c", dimension=2, **options)
+    await deck.answer("vector_upsert", collection="c", points=PLANE)
+    for precision in ("fast", "balanced", "exact"):
+        assert await deck.nearest(vector=[1, 0.1], precision=precision, limit=2) == ["east", "north"]
+    await deck.answer("vector_delete", collection="c", ids=["east"])
+    [info] = (await deck.answer("vector_collections", action="optimize", collection="c"))["collections"]
+    assert {key: info[key] for key in options} == options
+    assert info["state"]["tombstones"] == 0
+    assert await deck.nearest(vector=[1, 0.1], limit=1) == ["north"]
+
+
+async def test_a_conversion_gives_every_point_a_new_vector_and_keeps_the_rest(deck: Deck) -> None:
+    points = [{"id": "a", "text": "whales sing", "payload": {"n": 1}}, {"id": "b", "text": "tides turn", "ttl": 5}]
+    await deck.answer("vector_collections", action="create", collection="c", embedder="lexical", metric="l2")
+    await deck.answer("vector_upsert", collection="c", points=points)
+    own = [{"id": "a", "vector": [1, 0], "payload": {"text": "whales sing", "n": 1}}]
+    await deck.answer("vector_upsert", collection="own", points=own)
+    for name in ("c", "own"):
+        answer = await deck.answer("vector_collections", action="reembed", collection=name)
+        assert answer["collections"][0]["embedder"] == "lexical"
+        hits = (await deck.answer("vector_search", collection=name, query="whales"))["results"][0]
+        assert (hits[0]["id"], hits[0]["payload"]) == ("a", {"text": "whales sing", "n": 1})
+    deck.clock.advance(5)
+    assert await deck.nearest(query="tides") == ["a"]
+
+
 async def test_a_payload_keeps_its_own_text(deck: Deck) -> None:
     points = [{"id": "a", "text": "what is embedded", "payload": {"text": "what is shown"}}]
     await deck.answer("vector_upsert", collection="c", points=points)
@@ -154,11 +226,15 @@ async def test_a_ttl_ends_a_point_and_zero_keeps_it(deck: Deck) -> None:
 
 async def test_collections_are_created_described_listed_and_dropped(deck: Deck) -> None:
     created = await deck.answer("vector_collections", action="create", collection="c", dimension=2, metric="l2")
-    shape = {"collection": "c", "dimension": 2, "metric": "l2", "embedder": None, "count": 0}
+    options = {"index": "auto", "quantization": "none"}
+    shape = {"collection": "c", "dimension": 2, "metric": "l2", "embedder": None, "count": 0, **options}
     assert created == {"success": True, "action": "create", "collections": [shape]}
     await deck.answer("vector_upsert", collection="c", points=PLANE)
     described = await deck.answer("vector_collections", action="describe", collection="c")
-    assert described["collections"] == [{**shape, "count": 3}]
+    [info] = described["collections"]
+    state = info.pop("state")
+    assert info == {**shape, "count": 3}
+    assert (state["index"], state["tombstones"], state["note"]) == ("exact", 0, None)
     await deck.answer("vector_collections", action="create", collection="texts")
     await deck.answer("vector_collections", action="create", collection="a", dimension=5)
 
@@ -166,7 +242,7 @@ async def test_collections_are_created_described_listed_and_dropped(deck: Deck) 
     assert [info["collection"] for info in page["collections"]] == ["a", "c"]
     page = await deck.answer("vector_collections", action="list", limit=2, cursor=page["nextCursor"])
     assert page["collections"] == [
-        {"collection": "texts", "dimension": 384, "metric": "cosine", "embedder": "lexical", "count": 0}
+        {"collection": "texts", "dimension": 384, "metric": "cosine", "embedder": "lexical", "count": 0, **options}
     ]
     assert page["nextCursor"] is None
 
@@ -198,6 +274,8 @@ async def test_max_tokens_leaves_out_the_worst_hits_and_counts_them(deck: Deck) 
         hits[:3] if first else hits[:2] for first, hits in zip((1, 0), whole["results"], strict=True)
     ]
     assert short["omitted"] == 15
+    assert short["notice"].startswith("15 of 20 hits are left out")
+    assert "maxTokens 600" in short["notice"]
     assert len(json.dumps(short["results"])) <= 2400
     none = await deck.answer("vector_search", collection="c", vector=[1, 0], maxTokens=1)
     assert (none["results"], none["omitted"]) == ([[]], 10)
@@ -221,7 +299,17 @@ async def test_max_tokens_leaves_out_the_worst_hits_and_counts_them(deck: Deck) 
             "valid: eq, ne, in, gt, gte, lt, lte, exists",
         ),
         ("vector_search", {"vector": [1, 0], "filter": [1]}, "filter"),
-        ("vector_search", {"vector": [1, 0], "mode": "hybrid"}, "unknown argument 'mode'"),
+        ("vector_search", {"vector": [1, 0], "mode": "hybrid"}, "mode hybrid needs query or queries"),
+        ("vector_search", {"vector": [1, 0], "mode": "both"}, "'vector', 'text' or 'hybrid'"),
+        ("vector_search", {"vector": [1, 0], "query": "a"}, "give exactly one of"),
+        ("vector_search", {"vector": [1, 0], "queries": ["a", "b"], "mode": "hybrid"}, "give exactly one of"),
+        ("vector_search", {"query": "a", "mode": "text", "precision": "fast"}, "precision: not in mode text"),
+        (
+            "vector_search",
+            {"query": "a", "mode": "hybrid", "scoreThreshold": 0.5},
+            "scoreThreshold: not in mode hybrid",
+        ),
+        ("vector_search", {"vector": [1, 0], "precision": "best"}, "'fast', 'balanced' or 'exact'"),
         ("vector_search", {"query": "words"}, "collection 'c' holds vectors of its callers (2 numbers)"),
         ("vector_upsert", {"points": []}, "points"),
         ("vector_upsert", {"points": [{"id": "a"}]}, "give either vector or text"),
@@ -238,9 +326,18 @@ async def test_max_tokens_leaves_out_the_worst_hits_and_counts_them(deck: Deck) 
         ("vector_delete", {"ids": ["a"], "filter": {"a": 1}}, "give either ids or filter"),
         ("vector_delete", {"filter": {}}, "an empty one means every point"),
         ("vector_collections", {"action": "create"}, "'c' exists already"),
-        ("vector_collections", {"action": "optimize"}, "'create', 'list', 'describe' or 'drop'"),
+        ("vector_collections", {"action": "burn"}, "'create', 'list', 'describe', 'drop', 'optimize' or 'reembed'"),
+        ("vector_collections", {"action": "reembed"}, "point 'east' has no payload.text to embed"),
+        (
+            "vector_collections",
+            {"action": "reembed", "embedder": "magic"},
+            "'magic' is not configured here (valid: lexical)",
+        ),
+        ("vector_collections", {"action": "optimize", "index": "pq"}, "index: only for create"),
+        ("vector_collections", {"action": "drop", "embedder": "lexical"}, "embedder: only for create and reembed"),
+        ("vector_collections", {"action": "create", "dimension": 2, "embedder": "lexical"}, "not both"),
         ("vector_collections", {"action": "list"}, "list takes none"),
-        ("vector_collections", {"action": "describe", "metric": "dot"}, "only create takes them"),
+        ("vector_collections", {"action": "describe", "metric": "dot"}, "metric: only for create"),
     ],
 )
 async def test_bad_arguments_are_named(deck: Deck, tool: str, arguments: dict[str, Any], message: str) -> None:

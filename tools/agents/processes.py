@@ -23,7 +23,8 @@ from .worker.launch import MARK
 log = logging.getLogger(__name__)
 
 STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-STILLNESS = 0.02  # seconds over which CPU time must not grow; two ticks of the kernel's clock
+STILLNESS = 0.002  # seconds over which CPU time must not grow, where the scheduler counts it in nanoseconds ...
+COARSE_STILLNESS = 0.02  # ... and where only the kernel's ticks tell: two of them
 KILL_PATIENCE = 10.0  # seconds after which a process that does not die of SIGKILL is left to the system
 _GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied)  # gone, or not ours any more
 
@@ -120,6 +121,17 @@ def cpu_seconds(members: Iterable[psutil.Process]) -> float:
     return total
 
 
+def _run_time(members: Iterable[psutil.Process]) -> int:
+    """Nanoseconds that all their threads have run, as the scheduler counts; 0 where the kernel does not tell."""
+    total = 0
+    for member in members:
+        with contextlib.suppress(OSError):  # gone, or not Linux
+            for thread in os.listdir(f"/proc/{member.pid}/task"):  # noqa: PTH208  names, not paths
+                counts = Path(f"/proc/{member.pid}/task/{thread}/schedstat").read_text(encoding="ascii")
+                total += int(counts.split()[0])
+    return total
+
+
 def memory_bytes(members: Iterable[psutil.Process]) -> int:
     """Resident memory of the processes together."""
     total = 0
@@ -160,10 +172,11 @@ async def freeze(root: psutil.Process, deadline: float = 2.0) -> Frozen | None:
                     member.suspend()
                     stopped.add(member.pid)
             if not new and _all_still(members):
-                before = cpu_seconds(members)
-                await anyio.sleep(STILLNESS)
-                if {m.pid for m in tree(root)} <= stopped and cpu_seconds(members) == before:
-                    return Frozen(sorted(stopped), before)
+                before, spent = _run_time(members), cpu_seconds(members)
+                await anyio.sleep(STILLNESS if before else COARSE_STILLNESS)
+                still = _run_time(members) == before and cpu_seconds(members) == spent
+                if still and {member.pid for member in tree(root)} <= stopped:
+                    return Frozen(sorted(stopped), spent)
             await anyio.sleep(0.001)
     await thaw(root)
     return None

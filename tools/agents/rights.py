@@ -21,7 +21,7 @@ READS = {
 }
 """Tools with an `action`, and the actions that change nothing."""
 
-ALWAYS = {"vector_search", "vector_points", "agents_list", "query_list", "server_status"}
+ALWAYS = {"vector_search", "vector_shape", "vector_points", "agents_list", "query_list", "server_status"}
 WRITES = {
     "memory_usage": "namespace",
     "vector_upsert": "collection",
@@ -29,6 +29,9 @@ WRITES = {
     "vector_delete": "collection",
 }
 """Tools that write, and the argument that names where."""
+
+CALLABLE = frozenset({*READS, *ALWAYS, *WRITES})
+"""All tools that an agent may call, with some arguments."""
 
 
 class Rights:
@@ -44,7 +47,7 @@ class Rights:
         if tool in ALWAYS or arguments.get("action") in READS.get(tool, ()):
             return
         if tool not in WRITES:
-            allowed = ", ".join(sorted({*READS, *ALWAYS, *WRITES}))
+            allowed = ", ".join(sorted(CALLABLE))
             raise DeniedError(f"an agent may not call {tool} like this; it may call {allowed}")
         place = arguments.get(WRITES[tool], "default")
         if self.mode == "plan":

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from quarterdeck.storage.clock import iso
 from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.storage.memory.base import Entry, Hit
-from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, deck_tool
+from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, check_applies, deck_tool
 
 from .service import MAX_TOKENS, MemoryService
 from .uri import uri_of
@@ -87,12 +87,7 @@ class MemoryTool:
         }
 
     async def __call__(self, args: MemoryArguments, _: Call) -> MemoryAnswer:
-        for name in args.model_fields_set & APPLIES.keys():
-            field, actions = MemoryArguments.model_fields[name], APPLIES[name]
-            if args.action not in actions and getattr(args, name) != field.default:
-                raise InvalidArgumentError(
-                    f"{field.alias}: has no meaning for {args.action}, only for {', '.join(actions)}"
-                )
+        check_applies(args, args.action, APPLIES)
         answer = await self._actions[args.action](args)
         return {
             "success": True,

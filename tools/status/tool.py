@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import psutil
@@ -42,6 +42,7 @@ class StatusTools:
         *,
         version: str,
         about: Mapping[str, Mapping[str, Any]],
+        caches: Callable[[], Awaitable[dict[str, Any]]],
         orchestrator: Orchestrator,
         queries: QueryManager,
         meter: CallMeter,
@@ -49,6 +50,7 @@ class StatusTools:
     ) -> None:
         self._version = version
         self._about = about
+        self._caches = caches
         self._orchestrator = orchestrator
         self._queries = queries
         self._meter = meter
@@ -67,7 +69,7 @@ class StatusTools:
             "backends": dict(self._about["backends"]),
             "flags": dict(self._about["flags"]),
             "limits": dict(self._about["limits"]),
-            "caches": {},
+            "caches": await self._caches(),
             "performance": {
                 "memoryBytes": self._process.memory_info().rss,
                 "cpuSeconds": round(times.user + times.system, 3),

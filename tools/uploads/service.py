@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import mimetypes
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NotRequired, TypeVar
 
-from anyio import create_task_group
+from anyio import Semaphore, create_task_group
 from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgumentError, LimitError, NotFoundError
-from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore
+from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore, Stored
 
-from .naming import PREFIX, keys, printable, safe_name
-from .sources import PathSource, Roots, Source
+from .naming import PREFIX, keys, printable
+from .sources import PathSource, Prepared, Roots, Source
+from .types import type_of
 
 T = TypeVar("T")
 
 MAX_FILES = 20
 MAX_FILE_BYTES = 104_857_600
-UNKNOWN_TYPE = "application/octet-stream"
+STORED_AT_ONCE = 64  # files of all batches: each that waits for a slow store holds a chunk of its contents
 
 Report = Callable[[float, float], Awaitable[None]]
-"""Takes the bytes stored so far and those of the whole batch."""
+"""Takes the bytes that are done and those of the whole batch."""
 
 
 class UploadedFile(TypedDict):
@@ -36,8 +36,9 @@ class UploadedFile(TypedDict):
     path: str
     size: int
     type: str
-    sha256: str
+    sha256: str | None
     duration: float
+    chunks: NotRequired[int]  # in the collection, where the batch was to be indexed
 
 
 class UploadResult(TypedDict):
@@ -54,10 +55,11 @@ class UploadResult(TypedDict):
 class UploadService:
     """Uploads over any object store; paths are read under `roots` only."""
 
-    def __init__(self, store: ObjectStore, roots: Sequence[Path], clock: Clock) -> None:
+    def __init__(self, store: OnFirstUse[ObjectStore], roots: Sequence[Path], clock: Clock) -> None:
         self._store = store
         self._roots = Roots(roots)
         self._clock = clock
+        self._places = Semaphore(STORED_AT_ONCE)
         self._writing: set[str] = set()  # keys that this process is about to take
 
     def file(self, path: str, content_type: str | None = None) -> Source:
@@ -74,26 +76,32 @@ class UploadService:
             raise InvalidArgumentError("No files uploaded", status=400)
         if len(sources) > MAX_FILES:
             raise LimitError(f"Maximum {MAX_FILES} files allowed", status=400)
-        sizes = await _settle([source.prepare for source in sources])
+        prepared = await settle([source.prepare for source in sources])
         too_large = [
             f"File {printable(source.name)} exceeds 100MB limit"
-            for source, size in zip(sources, sizes, strict=True)
-            if isinstance(size, int) and size > MAX_FILE_BYTES
+            for source, file in zip(sources, prepared, strict=True)
+            if isinstance(file, Prepared) and file.size > MAX_FILE_BYTES
         ]
         if too_large:
             raise LimitError(f"Validation failed: {', '.join(too_large)}", status=400)
-        progress = _Progress(sum(size for size in sizes if isinstance(size, int)), report)
+        progress = _Progress(sum(file.size for file in prepared if isinstance(file, Prepared)), report)
         now = self._clock.now()
-        stored = await _settle(
-            [partial(self._store_one, source, size, now, progress) for source, size in zip(sources, sizes, strict=True)]
+        stored = await settle(
+            [
+                partial(self._store_one, source, file, now, progress)
+                for source, file in zip(sources, prepared, strict=True)
+            ]
         )
         return _result(sources, stored)
 
-    async def _store_one(self, source: Source, size: int | DeckError, now: int, progress: _Progress) -> UploadedFile:
-        if isinstance(size, DeckError):
-            raise size
-        started = self._clock.monotonic()
-        info = await self._put(source, now, progress)
+    async def _store_one(
+        self, source: Source, file: Prepared | DeckError, now: int, progress: _Progress
+    ) -> UploadedFile:
+        if isinstance(file, DeckError):
+            raise file
+        async with self._places:
+            started = self._clock.monotonic()
+            info = await self._put(source, file, now, progress)
         return {
             "originalName": info.name,
             "path": info.key,
@@ -103,18 +111,24 @@ class UploadService:
             "duration": round((self._clock.monotonic() - started) * 1000, 1),
         }
 
-    async def _put(self, source: Source, now: int, progress: _Progress) -> ObjectInfo:
+    async def _put(self, source: Source, file: Prepared, now: int, progress: _Progress) -> ObjectInfo:
         """Store it under the first key that is free; the store decides which are."""
-        content_type = source.content_type or _guess_type(source.name)
+        store = await self._store()
+        content_type = source.content_type or type_of(file.start, source.name)
         for key in keys(source.name, now):
             if key in self._writing:  # would be read to its end before it loses the key
                 continue
             self._writing.add(key)
             try:
-                async with aclosing(progress.through(source)) as chunks:
-                    return await self._store.put(
-                        key, chunks, name=printable(source.name), content_type=content_type, created_at=now
-                    )
+                return await store.put(
+                    key,
+                    source.chunks,
+                    size=file.size,
+                    name=printable(source.name),
+                    content_type=content_type,
+                    created_at=now,
+                    stored=progress.of(source),
+                )
             except ConflictError:
                 continue
             finally:
@@ -128,7 +142,7 @@ class UploadService:
             InvalidArgumentError, NotFoundError: the key cannot be one of an upload, or is of none.
         """
         _check_key(key)
-        info = await self._store.stat(key)
+        info = await (await self._store()).stat(key)
         if info is None:
             raise _unknown(key)
         return info
@@ -141,7 +155,7 @@ class UploadService:
         """
         _check_key(key)
         try:
-            return await self._store.read(key, offset, length)
+            return await (await self._store()).read(key, offset, length)
         except NotFoundError:
             raise _unknown(key) from None
 
@@ -151,13 +165,28 @@ class UploadService:
         """Return a page of uploads in order of their keys, which is that of time, and the next page's cursor.
 
         Raises:
-            InvalidArgumentError: the prefix is one of no upload.
+            InvalidArgumentError: the prefix or the cursor is one of no upload.
         """
         if not prefix.startswith(PREFIX):
-            raise InvalidArgumentError(f"prefix: every upload's key starts with '{PREFIX}', got {prefix!r}")
-        found = await self._store.list(prefix, cursor or "", limit + 1)
+            raise InvalidArgumentError(f"prefix: every upload's key starts with '{PREFIX}', got {prefix[:80]!r}")
+        if cursor is not None and not _is_key(cursor):
+            raise InvalidArgumentError("cursor: pass the nextCursor of the page before, unchanged, or none")
+        found = await (await self._store()).list(prefix, cursor or "", limit + 1)
         page = found[:limit]
         return page, page[-1].key if len(found) > limit else None
+
+    async def presign(self, key: str, seconds: int) -> str:
+        """Return a URL from which anybody can download the upload for so many seconds.
+
+        Raises:
+            InvalidArgumentError, NotFoundError: the key cannot be one of an upload, or is of none.
+            UnsupportedError: the store has no URLs.
+        """
+        _check_key(key)
+        try:
+            return await (await self._store()).presign(key, seconds)
+        except NotFoundError:
+            raise _unknown(key) from None
 
     async def delete(self, key: str) -> None:
         """Remove an upload for good.
@@ -166,36 +195,35 @@ class UploadService:
             InvalidArgumentError, NotFoundError: the key cannot be one of an upload, or is of none.
         """
         _check_key(key)
-        if not await self._store.delete(key):
+        if not await (await self._store()).delete(key):
             raise _unknown(key)
 
 
 class _Progress:
-    """Counts what the store has taken. It never runs backwards, though a file may start again under another key."""
+    """Counts what the store has. It never runs backwards, though a file may start again under another key."""
 
     def __init__(self, total: int, report: Report | None) -> None:
         self._total = total
         self._report = report
-        self._taken: dict[Source, int] = {}
+        self._stored: dict[Source, int] = {}
         self._reported = 0
 
-    async def through(self, source: Source) -> AsyncGenerator[bytes, None]:
-        self._taken[source] = 0
-        async with aclosing(source.chunks()) as chunks:
-            async for chunk in chunks:
-                yield chunk
-                self._taken[source] += len(chunk)
-                taken = sum(self._taken.values())
-                if self._report is not None and taken > self._reported:
-                    self._reported = taken
-                    await self._report(taken, self._total)
+    def of(self, source: Source) -> Stored:
+        async def note(size: int) -> None:
+            self._stored[source] = size
+            stored = sum(self._stored.values())
+            if self._report is not None and stored > self._reported:
+                self._reported = stored
+                await self._report(stored, self._total)
+
+        return note
 
 
-async def _settle(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | DeckError]:
+async def settle(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | DeckError]:
     """Run all side by side; each leaves its result or its error, in the order of the jobs."""
     settled: dict[int, T | DeckError] = {}
 
-    async def settle(number: int, job: Callable[[], Awaitable[T]]) -> None:
+    async def run(number: int, job: Callable[[], Awaitable[T]]) -> None:
         try:
             settled[number] = await job()
         except DeckError as exc:
@@ -203,7 +231,7 @@ async def _settle(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T | DeckEr
 
     async with create_task_group() as group:
         for number, job in enumerate(jobs):
-            group.start_soon(settle, number, job)
+            group.start_soon(run, number, job)
     return [settled[number] for number in range(len(jobs))]
 
 
@@ -229,15 +257,14 @@ def _result(sources: Sequence[Source], stored: Sequence[UploadedFile | DeckError
     }
 
 
-def _guess_type(name: str) -> str:
-    guessed, compression = mimetypes.guess_type(safe_name(name))
-    return guessed if guessed is not None and compression is None else UNKNOWN_TYPE
+def _is_key(key: str) -> bool:
+    return key.startswith(PREFIX) and "/" not in key.removeprefix(PREFIX)
 
 
 def _check_key(key: str) -> None:
-    if not key.startswith(PREFIX) or "/" in key.removeprefix(PREFIX):
+    if not _is_key(key):
         raise InvalidArgumentError(
-            f"key: {key!r} is no upload's, they are '{PREFIX}' and a name; `uploads` with action list shows them"
+            f"key: {key[:80]!r} is no upload's, they are '{PREFIX}' and a name; `uploads` with action list shows them"
         )
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import AsyncGenerator, Callable, Sequence
 from io import FileIO
 from pathlib import Path, PurePath
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 from anyio import CapacityLimiter, to_thread
 
@@ -15,6 +15,7 @@ from quarterdeck.storage.errors import DeckError, DeniedError, InvalidArgumentEr
 from quarterdeck.storage.objects.base import CHUNK_BYTES
 
 from .naming import printable
+from .types import TYPE_BYTES
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -32,14 +33,21 @@ _FILE = (
 _FOLDER = _FILE | getattr(os, "O_DIRECTORY", 0)
 
 
+class Prepared(NamedTuple):
+    """What is known of a file before it is stored: its size in bytes, and the first of them."""
+
+    size: int
+    start: bytes
+
+
 class Source(Protocol):
     """One file to be uploaded. `name` is what its giver calls it, `content_type` what they say it is."""
 
     name: str
     content_type: str | None
 
-    async def prepare(self) -> int:
-        """Check that it can be read and return its size in bytes; comes before `chunks`.
+    async def prepare(self) -> Prepared:
+        """Check that it can be read; comes before `chunks`.
 
         Raises:
             DeckError: it cannot; the text is the reason.
@@ -63,8 +71,8 @@ class InlineSource:
         self.content_type = content_type
         self._contents = contents
 
-    async def prepare(self) -> int:
-        return len(self._contents)
+    async def prepare(self) -> Prepared:
+        return Prepared(len(self._contents), self._contents[:TYPE_BYTES])
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         yield self._contents
@@ -123,14 +131,14 @@ class PathSource:
         self._size = 0
         self._version: _Version | None = None
 
-    async def prepare(self) -> int:
-        def look() -> os.stat_result:
+    async def prepare(self) -> Prepared:
+        def look() -> tuple[os.stat_result, bytes]:
             with self._roots.open(self._path) as file:
-                return os.fstat(file.fileno())
+                return os.fstat(file.fileno()), file.read(TYPE_BYTES)
 
-        found = await self._roots.run(look)
+        found, start = await self._roots.run(look)
         self._size, self._version = found.st_size, _version(found)
-        return self._size
+        return Prepared(self._size, start)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         with await self._roots.run(self._roots.open, self._path) as file:

@@ -11,16 +11,31 @@ from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
 from quarterdeck.storage.errors import InvalidArgumentError, LimitError
-from quarterdeck.storage.objects.base import ObjectInfo
+from quarterdeck.storage.objects.base import PRESIGN_SECONDS, ObjectInfo
 
-from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool
+from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, check_applies, deck_tool
+from .ingest import Ingest
 from .naming import PREFIX
 from .service import UploadResult, UploadService
 from .sources import InlineSource, Source
+from .types import TYPE_CHARACTERS, TYPE_PATTERN
 
 INLINE_BYTES = 1 << 20
 READ_BYTES = 1 << 20
 Encoding = Literal["text", "base64"]
+Action = Literal["list", "read", "presign", "delete"]
+
+APPLIES: dict[str, tuple[Action, ...]] = {
+    "key": ("read", "presign", "delete"),
+    "prefix": ("list",),
+    "limit": ("list",),
+    "cursor": ("list",),
+    "offset": ("read",),
+    "length": ("read",),
+    "encoding": ("read",),
+    "seconds": ("presign",),
+}
+"""Where an argument has a meaning."""
 
 
 class UploadFile(Arguments):
@@ -30,9 +45,7 @@ class UploadFile(Arguments):
     name: str | None = None
     content: str | None = Field(default=None, description="instead of path, with name; at most 1 MiB")
     encoding: Encoding = Field(default="text", description="of content")
-    content_type: str | None = Field(
-        default=None, max_length=200, pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w.+-]+=[\w.+-]+)*$"
-    )
+    content_type: str | None = Field(default=None, max_length=TYPE_CHARACTERS, pattern=TYPE_PATTERN)
 
     @model_validator(mode="after")
     def _has_one_source(self) -> UploadFile:
@@ -44,17 +57,19 @@ class UploadFile(Arguments):
 
 class UploadArguments(Arguments):
     files: Annotated[list[UploadFile], FromJsonText] = Field(description="1 to 20, each at most 100 MB")
+    index: str | None = Field(default=None, description="vector collection for the text of the files")
 
 
 class UploadsArguments(Arguments):
-    action: Literal["list", "read", "delete"]
-    key: str | None = Field(default=None, description="read, delete: the path that upload answered")
+    action: Action
+    key: str | None = Field(default=None, description="the path that upload answered")
     prefix: str = PREFIX
     limit: Limit = 50
     cursor: str | None = None
     offset: int = Field(default=0, ge=0, description="read: first byte")
     length: int = Field(default=65_536, ge=4, le=READ_BYTES, description="read: bytes")
     encoding: Encoding = "text"
+    seconds: int = Field(default=3600, ge=1, le=PRESIGN_SECONDS, description="presign: how long the URL works")
 
 
 class StoredUpload(TypedDict):
@@ -62,7 +77,7 @@ class StoredUpload(TypedDict):
     originalName: str
     size: int
     type: str
-    sha256: str
+    sha256: str | None
     createdAt: int
 
 
@@ -79,34 +94,42 @@ class UploadsResult(TypedDict, total=False):
     nextOffset: int
     content: str
     encoding: str
+    url: str
     deleted: bool
 
 
-def upload_tools(service: UploadService) -> list[DeckTool]:
-    """The tools over one service."""
+def upload_tools(service: UploadService, ingest: Ingest) -> list[DeckTool]:
+    """The tools over one service; `ingest` is the way into it."""
 
     async def upload(arguments: UploadArguments, call: Call) -> UploadResult:
-        return await service.upload([_source(service, file) for file in arguments.files], call.report_progress)
+        sources = [_source(service, file) for file in arguments.files]
+        return await ingest.upload(sources, arguments.index, call.report_progress)
 
-    async def uploads(arguments: UploadsArguments, call: Call) -> UploadsResult:  # noqa: ARG001
+    async def uploads(arguments: UploadsArguments, _: Call) -> UploadsResult:
+        check_applies(arguments, arguments.action, APPLIES)
         if arguments.action == "list":
             page, cursor = await service.list(arguments.prefix, arguments.limit, arguments.cursor)
             answer: UploadsResult = {"success": True, "uploads": [_listed(info) for info in page], "count": len(page)}
             return answer if cursor is None else {**answer, "nextCursor": cursor}
-        if arguments.key is None:
+        key = arguments.key
+        if key is None:
             raise InvalidArgumentError(
                 f"action {arguments.action} needs 'key'; `uploads` with action list shows the keys"
             )
-        if arguments.action == "read":
-            return await _read(service, arguments.key, arguments)
-        await service.delete(arguments.key)
-        return {"success": True, "key": arguments.key, "deleted": True}
+        match arguments.action:
+            case "read":
+                return await _read(service, key, arguments)
+            case "presign":
+                return {"success": True, "key": key, "url": await service.presign(key, arguments.seconds)}
+            case _:
+                await service.delete(key)
+                return {"success": True, "key": key, "deleted": True}
 
     return [
         deck_tool(
             "upload",
             "Upload up to 20 files of 100 MB in parallel into durable storage. Each gets a new key, nothing is "
-            "overwritten; status 207 means that some failed.",
+            "overwritten; status 207 means that some failed. With index, their text becomes searchable.",
             UploadArguments,
             UploadResult,
             upload,
@@ -114,7 +137,7 @@ def upload_tools(service: UploadService) -> list[DeckTool]:
         ),
         deck_tool(
             "uploads",
-            "List, read or delete what was uploaded. Reads are ranges of bytes: go on at nextOffset.",
+            "List, read, presign (a URL to download) or delete uploads. Reads are byte ranges: go on at nextOffset.",
             UploadsArguments,
             UploadsResult,
             uploads,

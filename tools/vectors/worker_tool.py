@@ -1,5 +1,5 @@
-"""The tools `vector_points` and `vector_put_points`, which workers may call and MCP clients are not offered: whole
-collections, page by page, and points written as they were read."""
+"""The tools `vector_shape`, `vector_points` and `vector_put_points`, which workers may call and MCP clients are not
+offered: whole collections, page by page, and points written as they were read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,27 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import iso
-from quarterdeck.storage.errors import InvalidArgumentError
+from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError
 from quarterdeck.storage.vectors.base import Metric, Point, Vector
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, deck_tool
 
 from .service import NewPoint, VectorService
 
 PAGE_BYTES = 8 << 20  # of points; a page ends before it has more, but has at least one
+
+
+class ShapeArguments(Arguments):
+    collection: str
+
+
+class ShapeAnswer(TypedDict, total=False):
+    """Without a collection of that name, only that it is not `found`."""
+
+    success: bool
+    found: bool
+    dimension: int
+    metric: Metric
+    embedder: str | None
 
 
 class PointsArguments(Arguments):
@@ -73,6 +87,14 @@ class PutAnswer(TypedDict):
 
 
 def vector_worker_tools(service: VectorService) -> list[DeckTool]:
+    async def shape(args: ShapeArguments, _: Call) -> ShapeAnswer:
+        try:
+            info = await service.describe(args.collection)
+        except NotFoundError:
+            return {"success": True, "found": False}
+        shape: ShapeAnswer = {"dimension": info.dimension, "metric": info.metric, "embedder": info.embedder}
+        return {"success": True, "found": True, **shape}
+
     async def points(args: PointsArguments, _: Call) -> PointsAnswer:
         name = args.collection
         info = await service.describe(name)
@@ -95,6 +117,16 @@ def vector_worker_tools(service: VectorService) -> list[DeckTool]:
         return {"success": True, "collection": args.collection, "upserted": upserted}
 
     return [
+        deck_tool(
+            "vector_shape",
+            "Show whether there is a vector collection, and its shape.",
+            ShapeArguments,
+            ShapeAnswer,
+            shape,
+            title="Shape of a collection",
+            read_only=True,
+            idempotent=True,
+        ),
         deck_tool(
             "vector_points",
             "List the points of a vector collection with their vectors and payloads.",

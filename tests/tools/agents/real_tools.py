@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from quarterdeck.storage.errors import DeckError
-from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.tool import memory_tools
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
 from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 from tests.clock import ManualClock
+from tests.embedders import offering
 from tests.ready import ready
 
 from .driver import FakeDeck, RefusalError
@@ -50,19 +49,14 @@ class RealTools:
 
 
 @asynccontextmanager
-async def real_tools(folder: Path) -> AsyncGenerator[RealTools]:
-    """Memory and vectors in `folder`, on a clock that stands still."""
-    clock = ManualClock()
+async def real_tools(
+    folder: Path, clock: ManualClock | None = None, synced: VectorStore | None = None
+) -> AsyncGenerator[RealTools]:
+    """Memory and vectors in `folder`, on a clock that stands still; `synced` is the store called `sync`."""
+    clock = clock or ManualClock()
     memory = SqliteMemoryStore(folder / "memory.db")
-    vectors = await FaissVectorStore.open(folder / "vectors.db", clock)
-
-    async def open_vectors() -> FaissVectorStore:
-        return vectors
-
-    async def open_embedder() -> Embedder:
-        return LexicalEmbedder()
-
-    service = VectorService(OnFirstUse(open_vectors), OnFirstUse(open_embedder), clock)
+    vectors: VectorStore = await FaissVectorStore.open(folder / "vectors.db", clock)
+    service = VectorService(ready(vectors), offering(), clock, {"sync": ready(synced)} if synced else {})
     try:
         memory_service = MemoryService(ready(memory), clock, 3600, 3600)
         yield RealTools(

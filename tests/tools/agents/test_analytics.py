@@ -27,12 +27,13 @@ from quarterdeck.tools.memory.tool import memory_tools
 from quarterdeck.tools.queries.tool import QueryTools, query_tools
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.status.tool import StatusTools, status_tools
+from quarterdeck.tools.uploads.ingest import Ingest
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.tool import upload_tools
-from quarterdeck.tools.vectors.embedders.base import Embedder
-from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import vector_tools
+from tests.embedders import offering
+from tests.ready import ready
 from tests.tools.fakes import OWNER, Bridge, FakeAgent
 
 from .driver import Driver, RefusalError
@@ -42,15 +43,16 @@ START = 1_750_000_000_000  # of the clock: 2025-06-15T15:06:40Z
 HOUR = 3600
 
 
+async def no_caches() -> dict[str, Any]:
+    return {}
+
+
 class Deck:
     """All tools that the analyst reads, over a Bridge, within its rights."""
 
     def __init__(self, folder: Path) -> None:
         async def open_vectors() -> VectorStore:
             return await FaissVectorStore.open(folder / "vectors.db", bridge.clock)
-
-        async def open_embedder() -> Embedder:
-            return LexicalEmbedder()
 
         self.bridge = bridge = Bridge(folder)
         self.clock, self.meter = bridge.clock, CallMeter()
@@ -60,17 +62,20 @@ class Deck:
         status = StatusTools(
             version="1",
             about={"backends": {}, "flags": {}, "limits": {"agentsMaxAlive": 3}},
+            caches=no_caches,
             orchestrator=bridge.orchestrator,
             queries=bridge.queries,
             meter=self.meter,
             clock=bridge.clock,
         )
+        uploads = UploadService(ready(LocalObjectStore(folder / "objects")), [], bridge.clock)
+        vectors = VectorService(self.vectors, offering(), bridge.clock)
         families = [
             memory_tools(bridge.memory, "sqlite"),
             agent_tools(agents),
             query_tools(QueryTools(bridge.queries, bridge.desk, bridge.clock), control=True),
-            upload_tools(UploadService(LocalObjectStore(folder / "objects"), [], bridge.clock)),
-            vector_tools(VectorService(self.vectors, OnFirstUse(open_embedder), bridge.clock)),
+            upload_tools(uploads, Ingest(uploads, vectors)),
+            vector_tools(vectors),
             status_tools(status),
         ]
         self._tools = {tool.name: tool for family in families for tool in family}

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ..worker.task import CallError, PromptError, Task
 from .entries import deck_time, entries, retrieve
-from .retrieval import collections
 
 POINTS = 100  # of one write
 T = TypeVar("T")
@@ -122,28 +121,33 @@ def _record(entry: dict[str, Any]) -> Record:
     return Record(entry["key"], entry["value"], state, lifetime(entry["timestamp"], entry["expiresAt"]))
 
 
+def shape_of(task: Task, name: str) -> dict[str, Any] | None:
+    """The `{dimension, metric, embedder}` of a collection; None: there is none."""
+    answer = task.call("vector_shape", collection=name)
+    return {field: answer[field] for field in ("dimension", "metric", "embedder")} if answer["found"] else None
+
+
 class Collection:
-    """A vector collection. Points have no versions: what somebody changes between its reading and its writing here is
-    overwritten."""
+    """A vector collection: `NAME` of the deck, `sync:NAME` of the store that it synchronises with. Points have no
+    versions: what somebody changes between its reading and its writing here is overwritten."""
 
     kind = "vectors"
 
     def __init__(self, task: Task, name: str, shape: dict[str, Any] | None = None) -> None:
-        """Raises CallError if there is no such collection; with a `shape` it is made by the first write.
+        """With a `shape`, a missing collection is made by the first write.
 
         Raises:
-            PromptError: it has another shape than the given one.
+            PromptError: it is missing and no shape is given, or it has another one.
         """
         self.name = name
         self._task = task
-        self._is_there = name in collections(task)
-        self.shape = shape if shape and not self._is_there else self._describe()
+        found = shape_of(task, name)
+        self._is_there = found is not None
+        self.shape = found or shape or {}
+        if not self.shape:
+            raise PromptError(f"there is no collection {name!r}")
         if shape and shape != self.shape:
             raise PromptError(f"collection {name!r} has {self.shape}, not {shape}: their points do not fit each other")
-
-    def _describe(self) -> dict[str, Any]:
-        [found] = self._task.call("vector_collections", action="describe", collection=self.name)["collections"]
-        return {field: found[field] for field in ("dimension", "metric", "embedder")}
 
     def records(self) -> Iterator[Record]:
         after, is_last = "", not self._is_there

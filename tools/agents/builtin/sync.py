@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 from ..worker.task import PromptError, Task
 from .baseline import NAMESPACE, Baseline, Common
 from .entries import deck_time
-from .retrieval import collections
-from .stores import Record, State, Store, canonical, open_store
+from .stores import Record, State, Store, canonical, open_store, shape_of
 from .words import shorten
 
 PREVIEW = 200  # characters of a disputed content in the report
@@ -49,7 +48,8 @@ def judge(common: Common | None, states: tuple[State | None, State | None], laps
 
 
 def bidirectional_sync(task: Task) -> dict[str, Any]:
-    """Make two stores equal: memory namespaces by key, or with `kind` vectors collections by id.
+    """Make two stores equal: memory namespaces by key, or with `kind` vectors collections by id. `sync:NAME` is the
+    collection NAME of the store that QUARTERDECK_SYNC_URL names, for instance a Qdrant server.
 
     What both had at the last synchronisation is remembered, so a change of one side, a deletion too, is carried over,
     and different changes of both are a conflict, settled by `rule` (newer, for vectors, which have no times, report,
@@ -111,7 +111,7 @@ def _open(task: Task, kind: str, names: list[str], *, is_first: bool) -> list[St
         if NAMESPACE in names:
             raise PromptError(f"bidirectional_sync keeps its own records in {NAMESPACE!r}; name other namespaces")
         return [open_store(task, kind, name) for name in names]
-    there = [name for name in names if name in collections(task)]
+    there = [name for name in names if shape_of(task, name)]
     if not there:
         raise PromptError(f"there is no collection {names[0]!r} and no {names[1]!r}: create one of them")
     if len(there) == 1 and not is_first:  # dropped by mistake, it must not take the other one with it

@@ -21,6 +21,7 @@ from quarterdeck.storage.errors import DeckError
 WORKER_GONE = 1
 
 FUNCTIONS = {
+    "extract_chunks": "documents.extract_chunks",
     "extract_text": "documents.extract_text",
     "find_clusters": "clustering.find_clusters",
     "find_outliers": "clustering.find_outliers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -97,7 +97,7 @@ class Work:
     on_usage: OnUsage = field(repr=False)
     on_model: Callable[[str], None] = field(repr=False)  # the model that was seen at work
     on_session: Callable[[str], None] = field(repr=False)  # what a later start can go on with
-    before_request: Callable[[], Awaitable[None]] = field(repr=False)
+    before_request: Callable[[], Coroutine[Any, Any, None]] = field(repr=False)
     """Awaited before each request that spends; returns once the budget allows it."""
     model: str | None = None
     permission_mode: str = "default"

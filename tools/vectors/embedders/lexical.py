@@ -42,6 +42,9 @@ class LexicalEmbedder:
             return self._embed(texts)
         return await asyncio.to_thread(self._embed, texts)
 
+    async def close(self) -> None:
+        """There is nothing to give back."""
+
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.array([self._embed_one(text) for text in texts], np.float32).reshape(len(texts), self.dimension)
 

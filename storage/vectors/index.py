@@ -1,0 +1,159 @@
+"""How slots are found by nearness: exactly, by codes and a re-rank of the best of them, or in a graph.
+
+PQ: Jégou, Douze, Schmid, "Product quantization for nearest neighbor search", 2011; its 4-bit codes are scanned in
+registers: André, Kermarrec, Le Scouarnec, "Cache locality is not enough", 2015. HNSW: Malkov, Yashunin, "Efficient and
+robust approximate nearest neighbor search using hierarchical navigable small world graphs", 2016.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .base import CollectionInfo, IndexKind, Metric, Precision, Quantization
+from .matrix import Matrix
+from .slots import Slots
+from .vectors import MappedVectors, RamVectors, Vectors, faiss, faiss_metric, flat_index, graph_index, smallest
+
+CODES_FROM = 4096  # points, from which codes are faster than comparing all
+TRAIN_FROM = 1024  # fewer points are compared exactly, and held as float32, whatever was wished
+PQ_WIDTH = 4  # numbers for each 4-bit code
+HASH_CODES = 64  # of 4 bits: 256 in all
+TRAINING_ITERATIONS = 10
+HNSW_LINKS, HNSW_BUILD = 16, 200
+HNSW_SEARCH: dict[Precision, int] = {"fast": 32, "balanced": 64}
+MOST_CANDIDATES = 0.25  # of all slots: to fetch and compare more is dearer than to compare all in a row
+
+
+def wanted(info: CollectionInfo, points: int) -> tuple[IndexKind, Quantization]:
+    """The structure for so many points."""
+    if points < TRAIN_FROM:
+        return "exact", "none"
+    if info.index != "auto":
+        return info.index, info.quantization
+    codes = points >= CODES_FROM or info.quantization == "pq"
+    return "pq" if codes else "exact", info.quantization
+
+
+def rerank_factor(kind: IndexKind, precision: Precision, size: int) -> int:
+    """How many times the limit is re-ranked: measured on sentence embeddings, for a recall of .99 when balanced."""
+    factor = 16 if size < 200_000 else 32 if size < 600_000 else 64
+    return factor * (2 if kind == "hash" else 1) // (2 if precision == "fast" else 1)
+
+
+class Index:
+    """`base` is FAISS's structure, None where all vectors are compared."""
+
+    def __init__(self, kind: IndexKind, dimension: int, vectors: Vectors, base: Any = None) -> None:
+        self.kind: IndexKind = kind
+        self.vectors = vectors
+        self.base = base
+        self._dimension = dimension
+        codes = kind in ("pq", "hash")
+        self._code_bytes = int(base.sa_code_size()) if codes else 0  # asked once: it takes FAISS some 30 µs
+        self._refined: Any = (
+            faiss.IndexRefine(base, vectors.index) if codes and isinstance(vectors, RamVectors) else None
+        )
+
+    @property
+    def ram_bytes(self) -> int:
+        size = self.vectors.ram_bytes
+        if self.kind == "hnsw":
+            size += self.base.hnsw.neighbors.size() * 4
+        elif self.base is not None:
+            size += self.base.ntotal * self._code_bytes
+        return int(size)
+
+    def add(self, matrix: Matrix, *, stored: bool = False) -> None:
+        """Append; `stored`: the vectors themselves are there already."""
+        if self._refined is not None:
+            self._refined.add(matrix)
+            return
+        if self.base is not None:
+            self.base.add(matrix)
+        if self.kind != "hnsw" and not stored:  # there `vectors` is the graph's own storage
+            self.vectors.add(matrix)
+
+    def cost(self, queries: int, limit: int, size: int, precision: Precision) -> int:
+        """About how many bytes a search reads."""
+        row = 4 * self._dimension
+        if self.kind == "exact" or precision == "exact":
+            return queries * size * row
+        if self.kind == "hnsw":
+            return queries * HNSW_SEARCH[precision] * HNSW_LINKS * row
+        scanned = size * self._code_bytes
+        return queries * (scanned + rerank_factor(self.kind, precision, size) * limit * row)
+
+    def nearest(self, queries: Matrix, limit: int, precision: Precision, *, share: float, size: int) -> Slots | None:
+        """Slots of shape (queries, some), the nearest first, -1 for none: about `limit` of them are among the `share`
+        of all `size` slots that the caller keeps. None: it is better to compare all of those.
+        """
+        if self.kind == "exact":
+            return None
+        want = limit if share == 1 else math.ceil(2 * limit / share) + 8
+        graph = self.kind == "hnsw"
+        candidates = HNSW_SEARCH[precision] if graph else rerank_factor(self.kind, precision, size) * limit
+        candidates = max(math.ceil(candidates / share), want)
+        if candidates > MOST_CANDIDATES * size:
+            return None
+        if graph:
+            params = faiss.SearchParametersHNSW(efSearch=candidates)
+            return _slots(self.base.search(queries, want, params=params))
+        if self._refined is not None:
+            self._refined.k_factor = candidates / want
+            return _slots(self._refined.search(queries, want))
+        return self._rerank_mapped(queries, _slots(self.base.search(queries, candidates)), want)
+
+    def _rerank_mapped(self, queries: Matrix, candidates: Slots, want: int) -> Slots:
+        assert isinstance(self.vectors, MappedVectors)  # noqa: S101  all others are in FAISS's hands
+        found = np.full((len(queries), want), -1, np.int64)
+        for row, (query, slots) in enumerate(zip(queries, candidates, strict=True)):
+            there = slots[slots >= 0]
+            best = smallest(self.vectors.distances(query, there), want)
+            found[row, : len(best)] = there[best]
+        return found
+
+
+def _slots(found: tuple[Matrix, Slots]) -> Slots:
+    """Of what a FAISS search returns."""
+    return found[1]
+
+
+def new_index(
+    kind: IndexKind,
+    quantization: Quantization,
+    dimension: int,
+    metric: Metric,
+    sample: Matrix,
+    mapped: MappedVectors | None = None,
+) -> Index:
+    """Train an empty index on a sample; `mapped` are the vectors where they stay on disk."""
+    if kind == "hnsw":
+        graph = graph_index(quantization, dimension, metric, HNSW_LINKS)
+        graph.hnsw.efConstruction = HNSW_BUILD
+        graph.train(sample)
+        return graph_over(graph, dimension, metric)
+    vectors: Vectors
+    if mapped is not None:
+        vectors = mapped
+    else:
+        flat = flat_index(quantization, dimension, metric)
+        flat.train(sample)
+        vectors = RamVectors(flat, metric)
+    if kind == "exact":
+        return Index(kind, dimension, vectors)
+    width = PQ_WIDTH if kind == "pq" else math.ceil(dimension / HASH_CODES)
+    padded = math.ceil(dimension / width) * width
+    codes = faiss.IndexPQFastScan(padded, padded // width, 4, faiss_metric(metric))
+    codes.pq.cp.niter = TRAINING_ITERATIONS
+    base: Any = codes
+    if padded != dimension:  # with zeros
+        base = faiss.IndexPreTransform(faiss.RemapDimensionsTransform(dimension, padded, False), codes)
+    base.train(sample)
+    return Index(kind, dimension, vectors, base)
+
+
+def graph_over(graph: Any, dimension: int, metric: Metric) -> Index:
+    return Index("hnsw", dimension, RamVectors(faiss.downcast_index(graph.storage), metric), graph)

@@ -1,0 +1,181 @@
+"""Reads of the vector store's SQLite file, in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sqlite3
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, cast
+
+from ..errors import NotFoundError
+from .base import CollectionInfo, Hit
+from .filters import Predicate
+
+PointRow = tuple[str, bytes, str, int | None]  # id, vector, payload as JSON, expiry
+SlotRow = tuple[int, bytes, int | None, str]  # key, vector, expiry, payload as JSON
+FoundRow = tuple[int, str, str, bytes]  # key, id, payload as JSON, vector
+
+KEPT_CHANGES = 1000  # deletions are remembered for so many changes
+CHUNK_ROWS = 2048
+CHUNK_IDS = 500  # in one statement
+
+INFO = "name, dimension, metric, embedder, created_at, index_kind, quantization, stored"
+COLLECTION = f"id, sequence, points, text_key, snapshot, {INFO}"
+LIVE = "collection = :collection AND ifnull(expires_at > :now, 1)"
+_POINT = "id, vector, payload, expires_at"
+
+
+class Collection:
+    """A row of `collections`: its key, the number of its last change, its rows, and what the world sees of it."""
+
+    def __init__(self, row: Sequence[Any]) -> None:
+        self.key: int = row[0]
+        self.sequence: int = row[1]
+        self.rows: int = row[2]
+        self.text_key: int | None = row[3]
+        self.snapshot: str | None = row[4]
+        self.info = CollectionInfo(*row[5:])
+
+    @property
+    def change(self) -> str:
+        """Names the last change, of whichever collection has had this name."""
+        return f"{self.key}.{self.sequence}"
+
+
+class Reader:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Generator[None]:
+        self.connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.connection.execute("COMMIT")
+
+    def _rows(self, sql: str, parameters: Any) -> list[Any]:
+        return self.connection.execute(sql, parameters).fetchall()
+
+    def find(self, name: str) -> Collection:
+        """Raises NotFoundError if there is no such collection."""
+        return only(name, self._rows(f"SELECT {COLLECTION} FROM collections WHERE name = ?", (name,)))
+
+    def of_key(self, key: int) -> Collection | None:
+        rows = self._rows(f"SELECT {COLLECTION} FROM collections WHERE id = ?", (key,))
+        return Collection(rows[0]) if rows else None
+
+    def collections(self, limit: int, after: str) -> list[Collection]:
+        sql = f"SELECT {COLLECTION} FROM collections WHERE name > ? ORDER BY name LIMIT ?"
+        return [Collection(row) for row in self._rows(sql, (after, limit))]
+
+    def count(self, collection: Collection, now: int) -> int:
+        sql = "SELECT count(*) FROM points WHERE collection = ? AND expires_at <= ?"
+        [(ended,)] = self._rows(sql, (collection.key, now))
+        return collection.rows - int(ended)
+
+    def count_where(self, key: int, accepts: Predicate, now: int) -> int:
+        self.connection.create_function("accepts", 1, on_text(accepts))
+        sql = f"SELECT count(*) FROM points WHERE {LIVE} AND accepts(payload)"
+        [(count,)] = self._rows(sql, {"collection": key, "now": now})
+        return int(count)
+
+    def latest_end(self, key: int, now: int) -> int:
+        """When the last point ended that is still in the table; 0 if none is."""
+        sql = "SELECT ifnull(max(expires_at), 0) FROM points WHERE collection = ? AND expires_at <= ?"
+        [(latest,)] = self._rows(sql, (key, now))
+        return int(latest)
+
+    def size(self, key: int) -> int:
+        """Bytes of the points' rows, about."""
+        sql = "SELECT ifnull(sum(length(vector) + length(payload) + length(id)), 0) FROM points WHERE collection = ?"
+        [(size,)] = self._rows(sql, (key,))
+        return int(size)
+
+    def get(self, key: int, ids: Sequence[str], now: int) -> dict[str, PointRow]:
+        sql = f"SELECT {_POINT} FROM points WHERE {LIVE} AND id IN (SELECT value FROM json_each(:ids))"
+        rows = self._rows(sql, {"collection": key, "now": now, "ids": json.dumps(ids, ensure_ascii=False)})
+        return {row[0]: row for row in rows}
+
+    def page(self, key: int, after: str, limit: int, now: int) -> list[PointRow]:
+        sql = f"SELECT {_POINT} FROM points WHERE {LIVE} AND id > :after ORDER BY id LIMIT :limit"
+        parameters = {"collection": key, "now": now, "after": after, "limit": limit}
+        return cast("list[PointRow]", self._rows(sql, parameters))
+
+    # ---- what a derived index needs
+
+    def keys(self, key: int) -> list[int]:
+        """Of all rows, ascending."""
+        return [row[0] for row in self._rows("SELECT key FROM points WHERE collection = ? ORDER BY key", (key,))]
+
+    def deleted_since(self, collection: Collection, sequence: int) -> list[int] | None:
+        """The keys deleted after that change; None if that is no more known."""
+        if sequence < collection.sequence - KEPT_CHANGES:
+            return None
+        sql = "SELECT key FROM deletions WHERE collection = ? AND sequence > ?"
+        return [row[0] for row in self._rows(sql, (collection.key, sequence))]
+
+    def count_after(self, collection: Collection, key: int) -> int:
+        sql = "SELECT count(*) FROM points WHERE collection = ? AND key > ?"
+        [(count,)] = self._rows(sql, (collection.key, key))
+        return int(count)
+
+    def rows_after(self, collection: Collection, key: int, *, payloads: bool) -> Iterator[list[SlotRow]]:
+        """The rows with greater keys, in chunks, ascending; without `payloads` those are empty."""
+        payload = "payload" if payloads else "''"
+        sql = f"SELECT key, vector, expires_at, {payload} FROM points WHERE collection = ? AND key > ? ORDER BY key"
+        cursor = self.connection.execute(sql, (collection.key, key))
+        while chunk := cursor.fetchmany(CHUNK_ROWS):
+            yield cast("list[SlotRow]", chunk)
+
+    def sample(self, collection: Collection, size: int) -> list[bytes]:
+        """Vectors of up to `size` points, taken at random, but the same ones each time."""
+        keys = self.keys(collection.key)
+        chosen = keys if len(keys) <= size else random.Random(0).sample(keys, size)  # noqa: S311  no secret
+        rows = self.found(sorted(chosen))
+        return [row[3] for row in rows.values()]
+
+    def found(self, keys: Sequence[int]) -> dict[int, FoundRow]:
+        """The rows with these keys, by key."""
+        rows: list[Any] = []
+        for start in range(0, len(keys), CHUNK_IDS):
+            chunk = keys[start : start + CHUNK_IDS]
+            marks = ", ".join("?" * len(chunk))
+            rows += self._rows(f"SELECT key, id, payload, vector FROM points WHERE key IN ({marks})", chunk)
+        return {row[0]: row for row in rows}
+
+    def search_text(
+        self, collection: Collection, words: Sequence[str], limit: int, accepts: Predicate | None, now: int
+    ) -> list[Hit]:
+        """The points with any of the words, ranked by BM25."""
+        if not words:
+            return []
+        table = texts_table(collection.key)
+        sql = f"""
+            SELECT points.id, -bm25({table}), points.payload FROM {table} JOIN points ON points.key = {table}.rowid
+            WHERE {table} MATCH :match AND {LIVE} ORDER BY 2 DESC, points.key
+        """
+        match = " OR ".join(f'"{word}"' for word in dict.fromkeys(words))
+        rows = self.connection.execute(sql, {"match": match, "collection": collection.key, "now": now})
+        hits = (Hit(point_id, score, json.loads(payload)) for point_id, score, payload in rows)
+        return list(islice((hit for hit in hits if accepts is None or accepts(hit.payload)), limit))
+
+
+def only(name: str, rows: Iterable[Sequence[Any]]) -> Collection:
+    for row in rows:
+        return Collection(row)
+    raise NotFoundError(f"collection '{name}' does not exist")
+
+
+def texts_table(key: int) -> str:
+    return f"texts_{key}"
+
+
+def on_text(accepts: Predicate) -> Any:
+    def accepts_text(payload: str) -> bool:
+        return accepts(json.loads(payload))
+
+    return accepts_text
