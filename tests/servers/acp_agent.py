@@ -162,7 +162,7 @@ class TestAgent:
                     await asyncio.gather(*beside)
                 case {"stop": reason}:
                     usage = None
-                    if tokens := step.get("tokens"):
+                    if (tokens := step.get("tokens")) is not None:
                         usage = schema.Usage(total_tokens=tokens, input_tokens=tokens, output_tokens=0)
                     return schema.PromptResponse(stop_reason=reason, usage=usage)
                 case {"fail": why}:

@@ -82,7 +82,8 @@ class Place:
         """Start an agent; `kind` and `spec` say what differs from the plainest type and request."""
         types = {"hand": AcpType.model_validate({"runner": "acp", "command": command(**offers), **(kind or {})})}
         runner = AcpRunner(self.children, types)
-        asked = AgentSpec("hand-1", "hand", "Ada", str(self.folder), **(spec or {}))
+        given: dict[str, Json] = spec or {}
+        asked = AgentSpec("hand-1", "hand", "Ada", str(self.folder), **given)
         agent = await runner.start(asked, no_calls)
         assert isinstance(agent, AcpAgent)
         self.started.append(agent)

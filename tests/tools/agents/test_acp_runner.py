@@ -53,6 +53,8 @@ async def test_a_cost_in_another_currency_is_not_taken_for_dollars(here: Place) 
     seen = Seen()
     await agent.run(seen.work({"cost": 3, "currency": "EUR"}, {"say": "x"}))
     assert seen.usage == {}
+    await agent.run(seen.work({"stop": "end_turn", "tokens": 0}))  # what some tell of a turn that they know nothing of
+    assert seen.usage == {}
 
 
 async def test_the_agent_gets_no_environment_and_no_powers_of_the_server(
@@ -155,6 +157,11 @@ async def test_a_model_that_was_acknowledged_and_not_taken_is_not_believed(here:
         ([{"stop": "max_tokens"}], "stopped before the end: max_tokens"),
         ([{"stop": "refusal"}], "refusal"),
         ([{"stop": "cancelled"}], "cancelled"),
+        (
+            [{"ask": "t1", "title": "rm", "kind": "execute"}, {"tool": "t2", "title": "x"}, {"stop": "end_turn"}],
+            r"said nothing more, after refusals: rm: permission mode default does not allow it \(execute\)",
+        ),
+        ([{"ask": "t1", "title": "rm", "kind": "execute"}, {"stop": "cancelled"}], "cancelled, after refusals: rm: "),
         ([{"fail": "overloaded", "data": {"details": "429"}}], 'overloaded: {"details": "429"}'),
         ([{"fail": "Authentication required", "code": -32000}], r"auth_method of its type: key"),
     ],

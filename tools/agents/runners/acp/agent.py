@@ -189,10 +189,13 @@ class AcpAgent:
             if response.stop_reason != "cancelled" or not session.is_left:
                 break
             self._aborted, prompt = True, CONTINUE
+        refused = f", after refusals: {'; '.join(session.refusals)}" if session.refusals else ""
         if response.stop_reason != "end_turn":
-            raise WorkError(f"the agent stopped before the end: {response.stop_reason}")
+            raise WorkError(f"the agent stopped before the end: {response.stop_reason}{refused}"[:MAX_ERROR])
         if session.is_too_long:
             raise WorkError(f"its answer is longer than {MAX_ANSWER} characters")
+        if refused and session.is_silent:  # many agents end their turn at a refusal
+            raise WorkError(f"the agent said nothing more{refused}"[:MAX_ERROR])
         return session.answer
 
     def _check(self, work: Work) -> None:

@@ -55,6 +55,7 @@ class Session:
         self._left = asyncio.Event()  # the turn is not to go on
         self._model: str | None = None  # that the turn began with
         self._tools: dict[str, ToolCall] = {}
+        self.refusals: list[str] = []  # of the turn
         self._answer: list[str] = []
         self._length = 0  # characters of the answer, kept or not
         self._tail = ""  # of the answer
@@ -80,14 +81,16 @@ class Session:
         model = self.choices.get("model")
         self._model = model.current if model is not None else None
         self._tools.clear()
+        self.refusals.clear()
         self._clear_answer()
         self._turn_over.clear()
         return True
 
     def end_turn(self, response: PromptResponse | None) -> None:
         """The turn has ended; None: in an error."""
-        if response is not None and response.usage is not None and self._work is not None:
-            self._tokens += response.usage.total_tokens
+        usage = response.usage if response is not None else None
+        if self._work is not None and usage is not None and usage.total_tokens:  # 0 is what some tell of an aborted one
+            self._tokens += usage.total_tokens
             self._work.on_usage({"tokens": float(self._tokens)})
         self._turn_over.set()
         self.steps.clear()
@@ -113,6 +116,11 @@ class Session:
     def answer(self) -> str:
         """What the agent said last, after its last tool."""
         return "".join(self._answer)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has said nothing since it called a tool."""
+        return self._tool_since
 
     @property
     def is_too_long(self) -> bool:
@@ -213,7 +221,10 @@ class Session:
         if option is not None:
             self._report(work, f"allowed: {call.title}")
         else:
-            self._report(work, f"refused: {call.title}: {objection or 'only a lasting permission was asked for'}")
+            refusal = f"{call.title}: {objection or 'only a lasting permission was asked for'}"
+            self.refusals.append(refusal)
+            self._tool_since = True
+            self._report(work, f"refused: {refusal}")
             option = _option(options, "reject_once")
         if option is None:
             return _CANCELLED
