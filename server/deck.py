@@ -82,6 +82,7 @@ class Deck:
     memory: MemoryService
     uploads: UploadService
     ingest: Ingest
+    reports: Mapping[str, Callable[[str], Awaitable[Mapping[str, Any]]]]  # all that is known of an `agent`, a `query`
 
 
 @asynccontextmanager
@@ -184,20 +185,19 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             clock=clock,
         )
 
+        agents_face = AgentTools(
+            agents.orchestrator,
+            agents.queries.start,
+            runs,
+            clock,
+            CREWS,
+            parallel=settings.feature_parallel_spawning,
+        )
+        queries_face = QueryTools(agents.queries, agents.desk, clock)
         families = [
             memory_tools(memory, backends["memory"]),
-            agent_tools(
-                AgentTools(
-                    agents.orchestrator,
-                    agents.queries.start,
-                    runs,
-                    clock,
-                    CREWS,
-                    parallel=settings.feature_parallel_spawning,
-                ),
-                own_types=list(own),
-            ),
-            query_tools(QueryTools(agents.queries, agents.desk, clock), control=settings.feature_query_control),
+            agent_tools(agents_face, own_types=list(own)),
+            query_tools(queries_face, control=settings.feature_query_control),
             upload_tools(uploads, ingest),
             vector_tools(vectors),
             optimizer_tools(agents.optimizer),
@@ -221,7 +221,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         ]
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest)
+        reports = {"agent": agents_face.report, "query": queries_face.report}
+        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, reports)
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:
