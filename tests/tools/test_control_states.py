@@ -9,15 +9,23 @@ import tempfile
 from collections.abc import Coroutine, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from quarterdeck.storage.errors import ConflictError, DeckError, LimitError
+from quarterdeck.storage.errors import ConflictError, LimitError
 from quarterdeck.storage.runs.base import Audit, Query
 from quarterdeck.tools.agents.runners.base import Control, Outcome, WorkError
 from quarterdeck.tools.queries.controls import POSSIBLE, Options
@@ -128,10 +136,10 @@ class QueryStates(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        async def open() -> Bridge:
+        async def build() -> Bridge:
             return Bridge(self.folder, kind=THINKER)
 
-        self.bridge: Bridge = self.do(open())
+        self.bridge: Bridge = self.do(build())
 
     def teardown(self) -> None:
         for number in range(len(self.rows)):  # none is stuck
@@ -175,8 +183,7 @@ class QueryStates(RuleBasedStateMachine):
         """What the desk answers, as `Expected.control` does."""
         try:
             outcome = await self.bridge.desk.control(f"q{number}", action, actor="client", options=options)
-        except DeckError as exc:
-            assert isinstance(exc, (ConflictError, LimitError))
+        except (ConflictError, LimitError) as exc:
             return type(exc).__name__
         return str(outcome.get("status"))
 
@@ -373,7 +380,7 @@ class QueryStates(RuleBasedStateMachine):
         assert len(audit) == expected.audited
         assert audit[: len(expected.audit)] == expected.audit  # only ever longer
         expected.audit = audit
-        for earlier, later in zip(audit, audit[1:], strict=False):
+        for earlier, later in pairwise(audit):
             between = (earlier.after, later.before)
             assert between[0] == between[1] or between == ("queued", "running"), audit
 
