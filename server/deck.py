@@ -106,6 +106,7 @@ class Deck:
     memory: MemoryService
     uploads: UploadService
     ingest: Ingest
+    reports: Mapping[str, Callable[[str], Awaitable[Mapping[str, Any]]]]  # all that is known of an `agent`, a `query`
 
 
 @asynccontextmanager
@@ -266,15 +267,14 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             clock=clock,
         )
 
+        agents_face = AgentTools(
+            orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
+        )
+        queries_face = QueryTools(queries, desk, clock)
         families = [
             memory_tools(memory, memory_backend),
-            agent_tools(
-                AgentTools(
-                    orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
-                ),
-                own_types=list(own),
-            ),
-            query_tools(QueryTools(queries, desk, clock), control=settings.feature_query_control),
+            agent_tools(agents_face, own_types=list(own)),
+            query_tools(queries_face, control=settings.feature_query_control),
             upload_tools(uploads, ingest),
             vector_tools(vectors),
             optimizer_tools(optimizer),
@@ -302,7 +302,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         ]
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest)
+        reports = {"agent": agents_face.report, "query": queries_face.report}
+        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, reports)
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:
