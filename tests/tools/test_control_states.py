@@ -8,7 +8,8 @@ import shutil
 import tempfile
 from collections.abc import Coroutine, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from quarterdeck.storage.errors import ConflictError, DeckError, LimitError
+from quarterdeck.storage.errors import ConflictError, LimitError
 from quarterdeck.storage.runs.base import Audit, Query
 from quarterdeck.tools.agents.runners.base import Control, Outcome, WorkError
-from quarterdeck.tools.queries.controls import POSSIBLE, Options
+from quarterdeck.tools.queries.controls import Options
 from tests.until import until
 
 from .fakes import WORKER, Bridge, FakeAgent
+from .query_model import ENDED, Expected
 
 THINKER = replace(WORKER, model="small", models={"small": "tiny-1", "large": "huge-1"})
-ENDED = ("completed", "failed", "terminated")
 MORE = {"tokens": 200, "wallSeconds": 500}
 
 QUERIES = st.integers(0, 59)  # of which there are up to six: the rest of a division
@@ -48,70 +49,6 @@ CONTROLS: st.SearchStrategy[tuple[Control, Options]] = st.sampled_from(
 )
 
 
-@dataclass
-class Expected:
-    """What a query must look like. `came` is the end that it came to while it was held."""
-
-    agent: int
-    budget: dict[str, float]
-    status: str = "queued"
-    level: str | None = None
-    came: str | None = None
-    worked: float = 0.0
-    tokens: float = 0.0
-    mode: str = "default"
-    audited: int = 0
-    ended_as: Query | None = field(default=None, repr=False)
-    audit: list[Audit] = field(default_factory=list[Audit], repr=False)
-
-    def used_up(self) -> set[str]:
-        used = {"tokens": self.tokens, "wallSeconds": self.worked}
-        return {kind for kind, limit in self.budget.items() if used[kind] >= limit}
-
-    def control(self, action: Control, options: Options) -> str:
-        """Take the control; returns the status of its outcome, or the name of its error."""
-        if self.status in ENDED:
-            return "applied" if (action, self.status) == ("terminate", "terminated") else "ConflictError"
-        self.audited += 1
-        status, level = self.status, options.level
-        match action:
-            case "pause" if status == "paused" and level in (None, self.level):
-                return "applied"
-            case "resume" if status == "running":
-                self.budget |= options.budget or {}
-                return "applied"
-            case _ if action not in POSSIBLE[status]:  # type: ignore[index]
-                return "ConflictError"
-            case "pause" if level == "interrupt":
-                return "unsupported"
-            case "pause" if level == "hold" and self.came is None:
-                self.status, self.level = "pausing", "hold"
-                return "pending"
-            case "pause":
-                self.status, self.level = "paused", level or "freeze"
-            case "resume":
-                old, self.budget = self.budget, self.budget | (options.budget or {})
-                if self.used_up():
-                    self.budget = old
-                    return "LimitError"
-                self.status = self.came or "running"
-            case "terminate":
-                self.status = "terminated"
-            case "change_model":
-                return "queued"
-            case "change_permissions":
-                same, self.mode = self.mode == options.permission_mode, str(options.permission_mode)
-                return "applied" if same or status != "queued" else "queued"
-            case "execute_command":
-                pass
-        return "applied"
-
-    def enforce_budget(self) -> None:
-        """What happens when somebody looks at it."""
-        if self.status == "running" and (over := self.used_up()):
-            self.control("pause" if over == {"tokens"} else "terminate", Options())
-
-
 class QueryStates(RuleBasedStateMachine):
     """Two agents with queries that run and wait for their turn."""
 
@@ -129,10 +66,10 @@ class QueryStates(RuleBasedStateMachine):
 
     @initialize(place=st.just(0), budget=BUDGETS)
     def open(self, place: int, budget: Mapping[str, float]) -> None:
-        async def open() -> Bridge:
+        async def build() -> Bridge:
             return Bridge(self.folder, kind=THINKER)
 
-        self.bridge: Bridge = self.do(open())
+        self.bridge: Bridge = self.do(build())
         self.start(place, budget)
 
     def teardown(self) -> None:
@@ -176,8 +113,7 @@ class QueryStates(RuleBasedStateMachine):
         """What the desk answers, as `Expected.control` does."""
         try:
             outcome = await self.bridge.desk.control(f"q{number}", action, actor="client", options=options)
-        except DeckError as exc:
-            assert isinstance(exc, (ConflictError, LimitError))
+        except (ConflictError, LimitError) as exc:
             return type(exc).__name__
         return str(outcome.get("status"))
 
@@ -378,7 +314,7 @@ class QueryStates(RuleBasedStateMachine):
         assert len(audit) == expected.audited
         assert audit[: len(expected.audit)] == expected.audit  # only ever longer
         expected.audit = audit
-        for earlier, later in zip(audit, audit[1:], strict=False):
+        for earlier, later in pairwise(audit):
             between = (earlier.after, later.before)
             assert between[0] == between[1] or between == ("queued", "running"), audit
 
