@@ -36,6 +36,8 @@ from quarterdeck.tools.agents.budget import Ledger
 from quarterdeck.tools.agents.builtin.catalogue import CREWS
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
+from quarterdeck.tools.agents.runners.acp.config import AcpType
+from quarterdeck.tools.agents.runners.acp.runner import AcpRunner
 from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.claude.runner import ClaudeRunner
@@ -104,6 +106,7 @@ class Deck:
     memory: MemoryService
     uploads: UploadService
     ingest: Ingest
+    reports: Mapping[str, Callable[[str], Awaitable[Mapping[str, Any]]]]  # all that is known of an `agent`, a `query`
 
 
 @asynccontextmanager
@@ -118,6 +121,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
     claude = {name: kind for name, kind in own.items() if isinstance(kind, ClaudeType)}
     models = {name: kind for name, kind in own.items() if isinstance(kind, LlmType)}
+    acp = {name: kind for name, kind in own.items() if isinstance(kind, AcpType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -195,6 +199,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 "process": ProcessRunner(children, commands),
                 "claude": ClaudeRunner(children, claude, settings.agents.widest_mode, tools.values),
                 "llm": LlmRunner(models, tools.values),
+                "acp": AcpRunner(children, acp),
             },
             types=spawnable(settings, own),
             call_deck=call_tool,
@@ -262,15 +267,14 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             clock=clock,
         )
 
+        agents_face = AgentTools(
+            orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
+        )
+        queries_face = QueryTools(queries, desk, clock)
         families = [
             memory_tools(memory, memory_backend),
-            agent_tools(
-                AgentTools(
-                    orchestrator, queries.start, runs, clock, CREWS, parallel=settings.feature_parallel_spawning
-                ),
-                own_types=list(own),
-            ),
-            query_tools(QueryTools(queries, desk, clock), control=settings.feature_query_control),
+            agent_tools(agents_face, own_types=list(own)),
+            query_tools(queries_face, control=settings.feature_query_control),
             upload_tools(uploads, ingest),
             vector_tools(vectors),
             optimizer_tools(optimizer),
@@ -298,7 +302,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         ]
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
-        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest)
+        reports = {"agent": agents_face.report, "query": queries_face.report}
+        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, reports)
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:

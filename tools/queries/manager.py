@@ -218,8 +218,12 @@ class QueryManager:
 
     async def audit(self, query_id: str) -> Sequence[Audit]:
         """Every control of the query, oldest first. Raises NotFoundError."""
-        await self._live.row(query_id)
+        await self.row(query_id)
         return await self._runs.list_audit(query_id)
+
+    async def row(self, query_id: str) -> Query:
+        """The query as it is now. Raises NotFoundError."""
+        return await self._live.row(query_id)
 
     async def wait(
         self, query_ids: Sequence[str], seconds: float, on_look: Callable[[Sequence[Query]], Awaitable[None]]
