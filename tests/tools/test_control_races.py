@@ -216,6 +216,17 @@ async def leave_behind(bridge: Bridge, **more: Any) -> None:
     await bridge.runs.add_query(row)
 
 
+async def test_what_was_used_is_on_disk_before_the_next_request(bridge: Bridge) -> None:
+    _, fake = await begin(bridge)
+    assert fake.work is not None
+    fake.work.on_usage({"tokens": 20})
+    await fake.work.before_request()
+    row = await bridge.runs.get_query("q")
+    assert row is not None
+    assert row.usage == {"tokens": 20}
+    fake.finish()
+
+
 async def test_what_was_used_before_a_restart_counts_once(bridge: Bridge) -> None:
     clock = bridge.clock
     start = clock.now()
