@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all check bench clean
+.PHONY: setup demo test test-all check bench bench-vectors clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+# ARGS=--large: a million points too
+bench-vectors: setup
+	$(BIN)/python -m tests.bench --only vectors $(ARGS)
 
 clean:
 	rm -rf $(VENV) .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
