@@ -27,6 +27,7 @@ from pydantic import AnyUrl
 
 from .deck import Deck
 from .resources import MemoryResources
+from .run_resources import RunResources
 from .upload_resources import UploadResources
 
 INSTRUCTIONS = (
@@ -43,6 +44,7 @@ class DeckServer(MCPServer[None]):
         bus = InMemorySubscriptionBus()
         self._memory = MemoryResources(deck.memory, bus)
         self._uploads = UploadResources(deck.uploads)
+        self._runs = RunResources(deck.reports)
         super().__init__(
             "quarterdeck",
             title="Quarterdeck",
@@ -77,21 +79,24 @@ class DeckServer(MCPServer[None]):
             self._memory.watch.look_soon()  # what the call wrote
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates; `resources/list` stays empty, since memory and uploads are for listing by their tools."""
-        return [*await super().list_resource_templates(), self._memory.template, self._uploads.template]
+        """The templates; `resources/list` stays empty, since tools list what there is."""
+        others = await super().list_resource_templates()
+        return [*others, self._memory.template, self._uploads.template, *self._runs.templates]
 
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[None, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
-        """Read a memory, an upload, or whatever else is registered.
+        """Read a memory, an upload, an agent, a query, or whatever else is registered.
 
         Raises:
-            ResourceNotFoundError, ResourceError: as `MemoryResources.read` and `UploadResources.read`.
+            ResourceNotFoundError, ResourceError: it is not there, or cannot be read.
         """
         if str(uri).startswith("memory:"):
             return [await self._memory.read(str(uri))]
         if str(uri).startswith("upload:"):
             return [await self._uploads.read(str(uri))]
+        if str(uri).startswith(("agent:", "query:")):
+            return [await self._runs.read(str(uri))]
         return await super().read_resource(uri, context)
 
     async def _complete(

@@ -74,5 +74,5 @@ if __name__ == "__main__":
         memory = MemoryService(ready(store), SystemClock(), default_ttl=0, restore_window=0)
         uploads = UploadService(OnFirstUse(_never), [], SystemClock())
         ingest = Ingest(uploads, VectorService(OnFirstUse(_never), offering(), SystemClock()))
-        deck = Deck(Settings(), Path(folder), SystemClock(), _tools(), CallMeter(), memory, uploads, ingest)
+        deck = Deck(Settings(), Path(folder), SystemClock(), _tools(), CallMeter(), memory, uploads, ingest, {})
         anyio.run(DeckServer(deck).run_stdio_async)

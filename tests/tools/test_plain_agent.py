@@ -107,3 +107,18 @@ async def test_the_memory_of_a_command_that_has_ended_is_unknown(children: Child
     await agent.run(work())
     usage = agent.usage()
     assert usage is None or usage.memory_bytes is None
+
+
+async def test_a_pause_before_the_command_runs_waits_for_it_and_stops_it(children: Children, tmp_path: Path) -> None:
+    agent = await plain(children, tmp_path, "import time; time.sleep(600)")
+    for prompt in ("first", "second"):  # what is known of an earlier command says nothing of the next
+        pausing = asyncio.create_task(agent.pause("freeze"))
+        await asyncio.sleep(0)
+        assert not pausing.done()
+        working = asyncio.create_task(agent.run(work(prompt, prompt)))
+        outcome = await pausing
+        assert outcome.get("observed", {})["state"] == "stopped"
+        await agent.resume()
+        await agent.cancel(prompt)
+        with pytest.raises(WorkCancelledError):
+            await working

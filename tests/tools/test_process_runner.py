@@ -384,3 +384,18 @@ async def test_nothing_is_written_to_a_worker_that_has_ended(
     for _ in range(20):
         await agent.cancel("q")
     assert caplog.text == ""
+
+
+async def test_a_hold_before_the_work_begins_holds_its_first_step(agent: ProcessAgent) -> None:
+    holding = asyncio.create_task(agent.pause("hold"))
+    await asyncio.sleep(0)
+    assert not holding.done()
+    reports: list[dict[str, Any]] = []
+    working = asyncio.create_task(agent.run(work(compare_prompt(), on_progress=reports.append)))
+    assert (await holding).get("observed") == {"state": "parked"}
+    assert not reports
+    await agent.resume()
+    await until(lambda: reports)
+    await agent.cancel("q")
+    with pytest.raises(WorkCancelledError):
+        await working

@@ -248,6 +248,13 @@ class AgentTools:
                 shown["error"] = f"it is ready, but its task was not started: {exc.message}"
         return shown
 
+    async def report(self, agent_id: str) -> AgentEntry:
+        """One agent and all that happened to it. Raises NotFoundError."""
+        live = self._orchestrator.agents.get(agent_id)
+        entry = self._entry(await self._orchestrator.agents.row(agent_id), live)
+        entry["history"] = [_event(event) for event in await self._runs.list_events(agent_id)]
+        return entry
+
     async def list(self, arguments: ListArguments, _call: Call) -> ListAnswer:
         live = {agent.row.id: agent for agent in self._orchestrator.agents.all()}
         if arguments.agent_id is not None:

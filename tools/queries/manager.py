@@ -13,13 +13,13 @@ import anyio
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, LimitError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Audit, Query, QueryStatus, RunStore
+from quarterdeck.storage.tasks import Tasks
 
 from ..agents.live import LiveAgent
 from ..agents.models import resolve
 from ..agents.orchestrator import Orchestrator
 from ..agents.rights import lower
 from ..agents.runners.base import AgentDiedError, Work, WorkCancelledError, WorkError
-from ..tasks import Tasks
 from .live import LiveQueries, LiveQuery
 from .spending import Spending
 
@@ -210,8 +210,12 @@ class QueryManager:
 
     async def audit(self, query_id: str) -> Sequence[Audit]:
         """Every control of the query, oldest first. Raises NotFoundError."""
-        await self._live.row(query_id)
+        await self.row(query_id)
         return await self._runs.list_audit(query_id)
+
+    async def row(self, query_id: str) -> Query:
+        """The query as it is now. Raises NotFoundError."""
+        return await self._live.row(query_id)
 
     async def wait(
         self, query_ids: Sequence[str], seconds: float, on_look: Callable[[Sequence[Query]], Awaitable[None]]

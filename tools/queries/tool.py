@@ -180,6 +180,28 @@ class QueryTools:
             raise DeckError(f"{arguments.action}: {status}: {reason}; possible instead: {instead}", **answer)
         return answer
 
+    async def report(self, query_id: str) -> dict[str, Any]:
+        """One query with its prompt, result (or its beginning) and audit. Raises NotFoundError."""
+        audit = await self._manager.audit(query_id)
+        row = await self._manager.row(query_id)
+        return {
+            **self._entry(row),
+            "prompt": row.prompt,
+            "budget": row.budget,
+            **result_part(row, MAX_TOKENS),
+            "audit": [
+                {
+                    "at": iso(entry.at),
+                    "actor": entry.actor,
+                    "action": entry.action,
+                    "before": entry.before,
+                    "after": entry.after,
+                    **entry.outcome,
+                }
+                for entry in audit
+            ],
+        }
+
     async def list(self, arguments: ListArguments, _call: Call) -> ListAnswer:
         statuses: Sequence[QueryStatus] = ()
         if arguments.status is not None:

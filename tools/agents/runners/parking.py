@@ -34,8 +34,7 @@ class Parking:
 
     async def release(self) -> Outcome:
         """Returns once a worker that stood goes on."""
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result("resumed")
+        self.see("resumed")
         if not self._held:
             self._write("release")
             return _applied("running")
@@ -51,6 +50,11 @@ class Parking:
                 "alternatives": ["terminate"],
             }
         return _applied("running")
+
+    @property
+    def is_wanted(self) -> bool:
+        """A hold waits for the worker's answer."""
+        return self._waiting is not None and not self._waiting.done()
 
     def see(self, what: Seen) -> None:
         """Take what the worker said, or that its work has ended."""

@@ -33,6 +33,7 @@ class PlainAgent:
         self._commands = commands
         self._wall = WallTime(command.limits.wall)
         self._root: psutil.Process | None = None
+        self._begun = asyncio.Event()  # the command of the present work runs
         self._given_up: str | None = None  # the work that was cancelled
         self._spent: float | None = 0.0  # CPU seconds of the commands that have ended; None: not known
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -48,11 +49,20 @@ class PlainAgent:
         """See AgentHandle.run."""
         self._check(work)
         try:
+            return await self._run(work)
+        finally:
+            self._root = None
+            self._begun.set()  # whoever waited to pause it finds nothing that runs
+            self._begun.clear()
+
+    async def _run(self, work: Work) -> str:
+        try:
             child = await self._children.start(self._command.order(self._cwd), limit=CHUNK)
         except OSError as exc:
             raise WorkError(f"{self._command.command[0]} could not be started: {exc}") from None
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
             self._root = psutil.Process(child.pid)
+        self._begun.set()
         try:
             self._check(work)
             return await self._converse(child, work)
@@ -115,12 +125,9 @@ class PlainAgent:
 
     async def pause(self, level: PauseLevel) -> Outcome:
         del level  # there is one
+        await self._begun.wait()
         if self._root is None:
-            return {
-                "status": "failed",
-                "reason": "its command has not started yet, or has ended",
-                "alternatives": ["terminate"],
-            }
+            return {"status": "applied", "effectiveAt": "now", "lossless": True, "observed": {"state": "ended"}}
         outcome = await trees.pause(self._root)
         if outcome.get("status") == "applied":
             self._wall.stop()
@@ -128,11 +135,7 @@ class PlainAgent:
 
     async def resume(self) -> Outcome:
         if self._root is None:
-            return {
-                "status": "failed",
-                "reason": "its command has not started yet, or has ended",
-                "alternatives": ["terminate"],
-            }
+            return {"status": "applied", "effectiveAt": "now", "lossless": True, "observed": {"state": "ended"}}
         self._wall.go_on()
         return await trees.resume(self._root)
 

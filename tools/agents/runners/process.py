@@ -160,6 +160,8 @@ class ProcessAgent:
         try:
             async with self._wall.limited():
                 await self._send(type="task", id=work.id, prompt=work.prompt)
+                if self._parking.is_wanted:
+                    self._write_parking("hold")
                 return await asyncio.shield(self._done)
         except TimeoutError:
             await self._leave(work, self._done)
@@ -231,9 +233,7 @@ class ProcessAgent:
         return trees.usage(self._root)
 
     def _write_parking(self, kind: Literal["hold", "release"]) -> None:
-        if self._work is None:
-            self._parking.see("ended")
-        else:
+        if self._work is not None:  # else the work is about to begin, and is told so then
             self._write(type=kind, id=self._work.id)
 
     def _write(self, **message: Any) -> None:
