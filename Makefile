@@ -19,10 +19,11 @@ $(STAMP): pyproject.toml
 	ln -sfn ../../server .dev/quarterdeck/server
 	ln -sfn ../../tools .dev/quarterdeck/tools
 	ln -sfn ../../storage .dev/quarterdeck/storage
+	test -d .dev/minilm || $(BIN)/python -m tests.embedders .dev/minilm
 	touch $(STAMP)
 
 demo: setup
-	$(BIN)/quarterdeck demo
+	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/.dev/minilm}" $(BIN)/quarterdeck demo
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'

@@ -11,7 +11,7 @@ from ..client import DeckClient
 from .kept import pages
 from .report import CheckFailedError
 
-PATIENCE = 60.0  # seconds for a query to end
+PATIENCE = 300.0  # seconds for a query to end; a sentence model on a busy machine takes some
 POLL = 0.01  # seconds
 
 
