@@ -37,7 +37,7 @@ class Data:
         held = np.bincount(self.topics, minlength=TOPICS) >= LIMIT
         nearness = np.where(held, self.queries @ centres.T, np.nan)
         near, far = np.nanargmax(nearness, axis=1), np.nanargmin(nearness, axis=1)
-        self.asked_topics: list[int] = np.where(np.arange(QUERIES) % 2, far, near).tolist()
+        self.asked_topics = [int(pair[number % 2]) for number, pair in enumerate(zip(near, far, strict=True))]
         """For each query the topic that is next to it, or the one farthest from it."""
         self.nearest = self.truth()
 

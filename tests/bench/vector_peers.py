@@ -55,8 +55,9 @@ def qdrant_edge(data: Data, folder: Path) -> Callable[[int], Search]:
         optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1),
     )
     shard = edge.EdgeShard.create(str(folder), config)
-    for batch in data.batches():
-        points = [edge.Point(int(point.id), point.vector.tolist(), dict(point.payload)) for point in batch]
+    for at, chunk in enumerate(data.chunks()):
+        numbers = range(at * CHUNK, at * CHUNK + len(chunk))
+        points = [edge.Point(n, row.tolist(), data.payload(n)) for n, row in zip(numbers, chunk, strict=True)]
         shard.update(edge.UpdateOperation.upsert_points(points))
     shard.flush()
     while shard.optimize():
@@ -69,7 +70,7 @@ def qdrant_edge(data: Data, folder: Path) -> Callable[[int], Search]:
         def search(query: Matrix, _: Condition) -> set[int]:
             nearest = edge.Query.Nearest(query.tolist())
             found = shard.query(edge.QueryRequest(LIMIT, query=nearest, params=params, with_payload=True))
-            return {point.payload["n"] for point in found}
+            return {(point.payload or {})["n"] for point in found}
 
         return search
 
@@ -84,6 +85,6 @@ def chroma(data: Data, folder: Path) -> dict[str, Any]:
     (folder / "payloads.json").write_text(json.dumps([data.payload(number) for number in range(data.size)]))
     script = Path(__file__).with_name("chroma_peer.py")
     command = [pip_install("chromadb"), script, folder, str(CHUNK // 4), str(LIMIT)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=CHROMA_LIMIT)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=CHROMA_LIMIT)
     measured: dict[str, Any] = json.loads(done.stdout)
     return measured

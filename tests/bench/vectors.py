@@ -21,7 +21,7 @@ import numpy as np
 
 from quarterdeck.storage.cache import TieredCache
 from quarterdeck.storage.clock import SystemClock
-from quarterdeck.storage.vectors.base import Quantization, WishedIndex
+from quarterdeck.storage.vectors.base import Hit, Quantization, WishedIndex
 from quarterdeck.storage.vectors.cache import CachingVectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from tests.clustered import Matrix
@@ -185,6 +185,7 @@ async def _beside_edge(store: FaissVectorStore, name: str, data: Data, peer: Cal
     """At the least breadth of the peer's search that finds as much as ours."""
     hits = [(await store.search(name, [query], limit=LIMIT))[0] for query in data.queries]
     share = recall([numbers(some) for some in hits], data.nearest)
+    breadth, search, theirs_found = 0, peer(EDGE_EFS[0]), 0.0
     for breadth in EDGE_EFS:
         search = peer(breadth)
         theirs_found = recall([search(query, None) for query in data.queries], data.nearest)
@@ -229,6 +230,7 @@ async def _batch(store: FaissVectorStore, name: str, data: Data) -> Figure:
     faiss.omp_set_num_threads(2)
     ours: list[float] = []
     theirs: list[float] = []
+    answer: list[list[Hit]] = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
         answer = await store.search(name, list(queries), limit=LIMIT)
