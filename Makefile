@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all check bench clean
+.PHONY: setup demo test test-all check bench bench-vectors clean
 
 setup: $(STAMP)
 
@@ -19,10 +19,11 @@ $(STAMP): pyproject.toml
 	ln -sfn ../../server .dev/quarterdeck/server
 	ln -sfn ../../tools .dev/quarterdeck/tools
 	ln -sfn ../../storage .dev/quarterdeck/storage
+	test -d .dev/minilm || $(BIN)/python -m tests.embedders .dev/minilm
 	touch $(STAMP)
 
 demo: setup
-	$(BIN)/quarterdeck demo
+	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/.dev/minilm}" $(BIN)/quarterdeck demo
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
@@ -38,6 +39,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+# ARGS=--large: a million points too
+bench-vectors: setup
+	$(BIN)/python -m tests.bench --only vectors $(ARGS)
 
 clean:
 	rm -rf $(VENV) .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
