@@ -69,6 +69,8 @@ class FakeAgent:
         finally:
             self.work = self._work = None
             self.started.clear()
+            if self.boundary is not None and not self.boundary.done():
+                self.reach_boundary()
 
     def finish(self, result: Any = "done") -> None:
         assert self._work is not None
@@ -79,7 +81,7 @@ class FakeAgent:
         self._work.set_exception(error)
 
     async def cancel(self, work_id: str) -> None:
-        if self.obedient:
+        if self.obedient and self._work is not None and not self._work.done():
             self.fail(WorkCancelledError(work_id))
 
     levels: Sequence[PauseLevel] = ("freeze", "hold")
@@ -87,13 +89,13 @@ class FakeAgent:
     async def pause(self, level: PauseLevel) -> Outcome:
         if not self.can_pause:
             return {"status": "failed", "reason": "would not stand still"}
-        if level == "hold":
+        if level == "hold" and self._work is not None:
             self.boundary = asyncio.get_running_loop().create_future()
             outcome = await self.boundary
             self.paused = outcome.get("status") == "applied"
             return outcome
         self.paused = True
-        return {"status": "applied", "effectiveAt": "now", "level": "freeze", "lossless": True}
+        return {"status": "applied", "effectiveAt": "now", "level": level, "lossless": True}
 
     def reach_boundary(self) -> None:
         """What a hold waits for."""
