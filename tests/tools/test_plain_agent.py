@@ -157,3 +157,19 @@ async def test_a_pause_while_the_command_starts_waits_for_it_and_stops_it(childr
     with pytest.raises(WorkCancelledError):
         await working
 
+
+async def test_a_command_beside_the_work_ends_with_its_agent(children: Children, tmp_path: Path) -> None:
+    code = "import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'up'); time.sleep(600)"
+    command = CommandType(command=["true"], commands={"long": [sys.executable, "-I", "-S", "-c", code]})
+
+    async def no_calls(tool: str, arguments: dict[str, Any]) -> Any:
+        raise AssertionError(tool)
+
+    spec = AgentSpec("crunch-1", "crunch", "c", str(tmp_path))
+    agent = await ProcessRunner(children, {"crunch": command}).start(spec, no_calls)
+    running = asyncio.create_task(agent.execute_command("long"))
+    await until((tmp_path / "up").exists)
+    process = psutil.Process(int((tmp_path / "up").read_text()))
+    await agent.end(grace=0)
+    assert (await asyncio.wait_for(running, 20))["status"] == "failed"
+    assert not process.is_running()

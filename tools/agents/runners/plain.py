@@ -158,6 +158,7 @@ class PlainAgent:
     async def end(self, grace: float) -> None:
         if not self._ended.done():
             self._ended.set_result("it was ended")
+        await self._commands.end()
         await self._end_process(grace)
 
     async def _end_process(self, grace: float) -> None:
