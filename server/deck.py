@@ -36,6 +36,8 @@ from quarterdeck.tools.agents.budget import Ledger
 from quarterdeck.tools.agents.builtin.catalogue import CREWS
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
+from quarterdeck.tools.agents.runners.acp.config import AcpType
+from quarterdeck.tools.agents.runners.acp.runner import AcpRunner
 from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.claude.runner import ClaudeRunner
@@ -119,6 +121,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
     claude = {name: kind for name, kind in own.items() if isinstance(kind, ClaudeType)}
     models = {name: kind for name, kind in own.items() if isinstance(kind, LlmType)}
+    acp = {name: kind for name, kind in own.items() if isinstance(kind, AcpType)}
     data_dir = prepare_data_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(shared(data_dir, sqlite_path(settings.memory_url)))
@@ -196,6 +199,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 "process": ProcessRunner(children, commands),
                 "claude": ClaudeRunner(children, claude, settings.agents.widest_mode, tools.values),
                 "llm": LlmRunner(models, tools.values),
+                "acp": AcpRunner(children, acp),
             },
             types=spawnable(settings, own),
             call_deck=call_tool,

@@ -72,6 +72,11 @@ class FakeAgent:
             if self.boundary is not None and not self.boundary.done():
                 self.reach_boundary()
 
+    @property
+    def at_work(self) -> bool:
+        """Whether its work has not come to an end."""
+        return self._work is not None and not self._work.done()
+
     def finish(self, result: Any = "done") -> None:
         assert self._work is not None
         self._work.set_result(result)
@@ -81,7 +86,7 @@ class FakeAgent:
         self._work.set_exception(error)
 
     async def cancel(self, work_id: str) -> None:
-        if self.obedient and self._work is not None and not self._work.done():
+        if self.obedient and self.at_work:
             self.fail(WorkCancelledError(work_id))
 
     levels: Sequence[PauseLevel] = ("freeze", "hold")

@@ -8,28 +8,30 @@ import shutil
 import tempfile
 from collections.abc import Coroutine, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from quarterdeck.storage.errors import ConflictError, DeckError, LimitError
+from quarterdeck.storage.errors import ConflictError, LimitError
 from quarterdeck.storage.runs.base import Audit, Query
 from quarterdeck.tools.agents.runners.base import Control, Outcome, WorkError
-from quarterdeck.tools.queries.controls import POSSIBLE, Options
+from quarterdeck.tools.queries.controls import Options
 from tests.until import until
 
 from .fakes import WORKER, Bridge, FakeAgent
+from .query_model import ENDED, Expected
 
 THINKER = replace(WORKER, model="small", models={"small": "tiny-1", "large": "huge-1"})
-ENDED = ("completed", "failed", "terminated")
 MORE = {"tokens": 200, "wallSeconds": 500}
 
-QUERIES = st.integers(0, 5)
+QUERIES = st.integers(0, 59)  # of which there are up to six: the rest of a division
+BUDGETS: st.SearchStrategy[dict[str, float]] = st.sampled_from([{}, {"tokens": 100}, {"wallSeconds": 60}])
 CONTROLS: st.SearchStrategy[tuple[Control, Options]] = st.sampled_from(
     [
         ("pause", Options()),
@@ -47,70 +49,6 @@ CONTROLS: st.SearchStrategy[tuple[Control, Options]] = st.sampled_from(
 )
 
 
-@dataclass
-class Expected:
-    """What a query must look like. `came` is the end that it came to while it was held."""
-
-    agent: int
-    budget: dict[str, float]
-    status: str = "queued"
-    level: str | None = None
-    came: str | None = None
-    worked: float = 0.0
-    tokens: float = 0.0
-    mode: str = "default"
-    audited: int = 0
-    ended_as: Query | None = field(default=None, repr=False)
-    audit: list[Audit] = field(default_factory=list[Audit], repr=False)
-
-    def used_up(self) -> set[str]:
-        used = {"tokens": self.tokens, "wallSeconds": self.worked}
-        return {kind for kind, limit in self.budget.items() if used[kind] >= limit}
-
-    def control(self, action: Control, options: Options) -> str:
-        """Take the control; returns the status of its outcome, or the name of its error."""
-        if self.status in ENDED:
-            return "applied" if (action, self.status) == ("terminate", "terminated") else "ConflictError"
-        self.audited += 1
-        status, level = self.status, options.level
-        match action:
-            case "pause" if status == "paused" and level in (None, self.level):
-                return "applied"
-            case "resume" if status == "running":
-                self.budget |= options.budget or {}
-                return "applied"
-            case _ if action not in POSSIBLE[status]:  # type: ignore[index]
-                return "ConflictError"
-            case "pause" if level == "interrupt":
-                return "unsupported"
-            case "pause" if level == "hold" and self.came is None:
-                self.status, self.level = "pausing", "hold"
-                return "pending"
-            case "pause":
-                self.status, self.level = "paused", level or "freeze"
-            case "resume":
-                old, self.budget = self.budget, self.budget | (options.budget or {})
-                if self.used_up():
-                    self.budget = old
-                    return "LimitError"
-                self.status = self.came or "running"
-            case "terminate":
-                self.status = "terminated"
-            case "change_model":
-                return "queued"
-            case "change_permissions":
-                same, self.mode = self.mode == options.permission_mode, str(options.permission_mode)
-                return "applied" if same or status != "queued" else "queued"
-            case "execute_command":
-                pass
-        return "applied"
-
-    def enforce_budget(self) -> None:
-        """What happens when somebody looks at it."""
-        if self.status == "running" and (over := self.used_up()):
-            self.control("pause" if over == {"tokens"} else "terminate", Options())
-
-
 class QueryStates(RuleBasedStateMachine):
     """Two agents with queries that run and wait for their turn."""
 
@@ -126,27 +64,28 @@ class QueryStates(RuleBasedStateMachine):
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
 
-    @initialize()
-    def open(self) -> None:
-        async def open() -> Bridge:
+    @initialize(place=st.just(0), budget=BUDGETS)
+    def open(self, place: int, budget: Mapping[str, float]) -> None:
+        async def build() -> Bridge:
             return Bridge(self.folder, kind=THINKER)
 
-        self.bridge: Bridge = self.do(open())
+        self.bridge: Bridge = self.do(build())
+        self.start(place, budget)
 
     def teardown(self) -> None:
         for number in range(len(self.rows)):  # none is stuck
             self.control(number, "terminate", Options())
             self.agrees()
-        self.do(self.bridge.close())
-        for request in self.requests:
+        for request in self.requests:  # as the end of its work does
             request.cancel()
         self.do(asyncio.sleep(0))
+        self.do(self.bridge.close())
         self.loop.close()
         shutil.rmtree(self.folder)
 
     # --- what happens
 
-    @rule(place=st.integers(0, 1), budget=st.sampled_from([{}, {"tokens": 100}, {"wallSeconds": 60}]))
+    @rule(place=st.integers(0, 1), budget=BUDGETS)
     def start(self, place: int, budget: Mapping[str, float]) -> None:
         number = len(self.rows)
         if number > 5:
@@ -164,8 +103,7 @@ class QueryStates(RuleBasedStateMachine):
 
     @rule(number=QUERIES, control=CONTROLS)
     def one_control(self, number: int, control: tuple[Control, Options]) -> None:
-        if number < len(self.rows):
-            self.control(number, *control)
+        self.control(number % len(self.rows), *control)
 
     def control(self, number: int, action: Control, options: Options) -> None:
         wanted = self.expected[number].control(action, options)
@@ -175,8 +113,7 @@ class QueryStates(RuleBasedStateMachine):
         """What the desk answers, as `Expected.control` does."""
         try:
             outcome = await self.bridge.desk.control(f"q{number}", action, actor="client", options=options)
-        except DeckError as exc:
-            assert isinstance(exc, (ConflictError, LimitError))
+        except (ConflictError, LimitError) as exc:
             return type(exc).__name__
         return str(outcome.get("status"))
 
@@ -185,7 +122,8 @@ class QueryStates(RuleBasedStateMachine):
         self, number: int, first: tuple[Control, Options], second: tuple[Control, Options]
     ) -> None:
         """As if the one came after the other."""
-        if number >= len(self.rows) or self.expected[number].came or self.expected[number].status in ENDED:
+        number %= len(self.rows)
+        if self.expected[number].came or self.expected[number].status in ENDED:
             return  # of an end in between, see `a_control_meets_the_end`
         wanted = [self.expected[number].control(*first), self.expected[number].control(*second)]
         if first[0] == "terminate" and wanted[1] == "ConflictError":
@@ -201,6 +139,7 @@ class QueryStates(RuleBasedStateMachine):
     @rule(number=QUERIES, control=CONTROLS, turns=st.integers(0, 12))
     def a_control_meets_the_end(self, number: int, control: tuple[Control, Options], turns: int) -> None:
         """Either may win, and what was answered is what is."""
+        number %= len(self.rows)
         if (fake := self.at_work(number)) is None or self.expected[number].status != "running":
             return
         expected, (action, options) = self.expected[number], control
@@ -210,7 +149,7 @@ class QueryStates(RuleBasedStateMachine):
             controlling = asyncio.create_task(self.said(number, action, options))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            if fake.work is not None and fake.work.id == f"q{number}":
+            if fake.at_work and fake.work is not None and fake.work.id == f"q{number}":
                 fake.finish()
             said = await controlling
             await until(lambda: self.bridge.live.get(f"q{number}") is None or self.rows[number].status == "paused")
@@ -233,6 +172,7 @@ class QueryStates(RuleBasedStateMachine):
 
     @rule(number=QUERIES, raises=st.booleans())
     def a_pause_fails(self, number: int, raises: bool) -> None:
+        number %= len(self.rows)
         if (fake := self.at_work(number)) is None or self.expected[number].status != "running":
             return
 
@@ -248,14 +188,15 @@ class QueryStates(RuleBasedStateMachine):
 
     def at_work(self, number: int) -> FakeAgent | None:
         """The agent, if the query is its present work."""
-        if number >= len(self.rows) or (agent := self.agents.get(self.expected[number].agent)) is None:
+        if (agent := self.agents.get(self.expected[number].agent)) is None:
             return None
         fake = agent[1]
         return fake if fake.work is not None and fake.work.id == f"q{number}" else None
 
     @rule(number=QUERIES)
     def reach_boundary(self, number: int) -> None:
-        if self.expected[number : number + 1] and self.expected[number].status == "pausing":
+        number %= len(self.rows)
+        if self.expected[number].status == "pausing":
             fake = self.at_work(number)
             assert fake is not None
             fake.reach_boundary()
@@ -264,6 +205,7 @@ class QueryStates(RuleBasedStateMachine):
 
     @rule(number=QUERIES, fails=st.booleans())
     def end_of_work(self, number: int, fails: bool) -> None:
+        number %= len(self.rows)
         if (fake := self.at_work(number)) is None:
             return
         if fails:
@@ -277,7 +219,6 @@ class QueryStates(RuleBasedStateMachine):
             expected.audited += expected.status == "pausing"  # which comes to its boundary with that
             expected.status, expected.came = "paused", end
 
-    @precondition(lambda self: self.agents)
     @rule(place=st.integers(0, 1), stopped=st.booleans())
     def end_of_agent(self, place: int, stopped: bool) -> None:
         if place not in self.agents:
@@ -293,6 +234,7 @@ class QueryStates(RuleBasedStateMachine):
 
     @rule(number=QUERIES, tokens=st.sampled_from([50, 150, 250]))
     def use(self, number: int, tokens: int) -> None:
+        number %= len(self.rows)
         if (fake := self.at_work(number)) is not None:
             assert fake.work is not None
             fake.work.on_usage({"tokens": tokens})
@@ -301,6 +243,7 @@ class QueryStates(RuleBasedStateMachine):
     @rule(number=QUERIES)
     def request(self, number: int) -> None:
         """The agent asks whether it may spend more."""
+        number %= len(self.rows)
         if (fake := self.at_work(number)) is not None and self.expected[number].status == "running":
             assert fake.work is not None
             self.requests.append(self.loop.create_task(fake.work.before_request()))
@@ -312,7 +255,6 @@ class QueryStates(RuleBasedStateMachine):
         for expected in self.expected:
             expected.enforce_budget()
 
-    @precondition(lambda self: self.rows)
     @rule(seconds=st.integers(1, 90))
     def time_passes(self, seconds: int) -> None:
         self.bridge.clock.advance(seconds)
@@ -329,8 +271,7 @@ class QueryStates(RuleBasedStateMachine):
             alive = [expected for expected in waiting if expected.status not in ENDED]
             if alive and alive[0].status == "queued":
                 alive[0].status = "running"
-        if self.rows:
-            self.do(self.settled())
+        self.do(self.settled())
 
     async def settled(self) -> None:
         def statuses() -> list[str]:
@@ -373,7 +314,7 @@ class QueryStates(RuleBasedStateMachine):
         assert len(audit) == expected.audited
         assert audit[: len(expected.audit)] == expected.audit  # only ever longer
         expected.audit = audit
-        for earlier, later in zip(audit, audit[1:], strict=False):
+        for earlier, later in pairwise(audit):
             between = (earlier.after, later.before)
             assert between[0] == between[1] or between == ("queued", "running"), audit
 
@@ -383,8 +324,10 @@ def test_random_commands_and_faults_keep_to_the_state_machine(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     monkeypatch.setattr("quarterdeck.tools.queries.controls.PAUSE_PATIENCE", 0)
-    health = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+    health, phases = [HealthCheck.too_slow, HealthCheck.filter_too_much], [Phase.generate]  # to shrink takes minutes
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         QueryStates,
-        settings=settings(max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=health),
+        settings=settings(
+            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=health, phases=phases
+        ),
     )

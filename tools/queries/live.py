@@ -138,7 +138,9 @@ class LiveQueries:
         return self._spending.over(query.row, query.agent.row, query.used(self._clock.monotonic()))
 
     async def before_request(self, query: LiveQuery) -> None:
-        """See Work.before_request."""
+        """See Work.before_request. What was used is on disk before more is: a killed server does not forget it."""
+        if query.unsaved:
+            await self.save(query)
         while self.over_budget(query):
             query.released.clear()
             self.on_over_budget(query)
