@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quarterdeck.tools.agents.builtin.catalogue import TYPES
+from quarterdeck.tools.agents.runners.acp.config import AcpType
 from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.llm.config import LlmType
@@ -52,7 +53,7 @@ def spawnable(settings: Settings, types: Mapping[str, OwnType]) -> dict[str, Spa
             model=None if isinstance(kind, CommandType) else kind.model,
             models={} if isinstance(kind, CommandType) else kind.models,
             widest=widest.get(name),
-            sandboxed=isinstance(kind, ClaudeType) and kind.sandbox,
+            sandboxed=isinstance(kind, (ClaudeType, AcpType)) and kind.sandbox,
             cwd=None if isinstance(kind, LlmType) else kind.cwd,
             restarted=command is not None and command.restart == "on-failure",
         )

@@ -15,6 +15,8 @@ from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.budget import Ledger
 from quarterdeck.tools.agents.orchestrator import Orchestrator
 from quarterdeck.tools.agents.recovery import Recovery
+from quarterdeck.tools.agents.runners.acp.config import AcpType
+from quarterdeck.tools.agents.runners.acp.runner import AcpRunner
 from quarterdeck.tools.agents.runners.base import CallDeck
 from quarterdeck.tools.agents.runners.children import Subprocesses
 from quarterdeck.tools.agents.runners.claude.config import ClaudeType
@@ -67,6 +69,7 @@ async def open_agents(
     commands = {name: kind for name, kind in own.items() if isinstance(kind, CommandType)}
     claude = {name: kind for name, kind in own.items() if isinstance(kind, ClaudeType)}
     models = {name: kind for name, kind in own.items() if isinstance(kind, LlmType)}
+    acp = {name: kind for name, kind in own.items() if isinstance(kind, AcpType)}
     async with AsyncExitStack() as stack:
         owner = processes.identify(os.getpid())
         children = Supervisor(owner) if is_supported() else Subprocesses()
@@ -82,6 +85,7 @@ async def open_agents(
                 "process": ProcessRunner(children, commands),
                 "claude": ClaudeRunner(children, claude, settings.agents.widest_mode, tools),
                 "llm": LlmRunner(models, tools),
+                "acp": AcpRunner(children, acp),
             },
             types=spawnable(settings, own),
             call_deck=call_deck,

@@ -33,6 +33,7 @@ from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.objects.s3_location import REGION, S3Location
 from quarterdeck.storage.sqlite import Durability
 from quarterdeck.tools.agents.rights import PermissionMode
+from quarterdeck.tools.agents.runners.acp.config import AcpType
 from quarterdeck.tools.agents.runners.claude.config import ClaudeType
 from quarterdeck.tools.agents.runners.commands import CommandType, Name
 from quarterdeck.tools.agents.runners.llm.config import LlmType
@@ -74,11 +75,14 @@ def _runner(value: Any) -> str:
 
 
 OwnType = Annotated[
-    Annotated[CommandType, Tag("process")] | Annotated[ClaudeType, Tag("claude")] | Annotated[LlmType, Tag("llm")],
+    Annotated[CommandType, Tag("process")]
+    | Annotated[ClaudeType, Tag("claude")]
+    | Annotated[LlmType, Tag("llm")]
+    | Annotated[AcpType, Tag("acp")],
     Discriminator(
         _runner,
         custom_error_type="runner",
-        custom_error_message="there is no such runner (valid: process, claude, llm)",
+        custom_error_message="there is no such runner (valid: process, claude, llm, acp)",
     ),
 ]
 

@@ -1,6 +1,6 @@
 """The composition root: which services there are, and in which order they open and close.
 
-`stores.py` beside it is the only place that knows which backends exist; `agents.py` composes what agents run on.
+`stores.py` beside it is the only place that opens backends; `agents.py` composes what agents run on.
 """
 
 from __future__ import annotations

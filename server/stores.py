@@ -1,4 +1,4 @@
-"""The only place that knows which backends exist: which setting names which store, and how it is opened."""
+"""The only place that opens backends: which setting names which of them, and how it is opened."""
 
 from __future__ import annotations
 

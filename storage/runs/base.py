@@ -79,6 +79,11 @@ class Query:
     error: str | None = None
     usage: dict[str, Json] | None = None
 
+    def end_pause(self, now: int) -> None:
+        """Count the present pause, if there is one, to the earlier ones."""
+        if self.paused_at is not None:
+            self.paused_ms, self.paused_at = self.paused_ms + now - self.paused_at, None
+
     def active_ms(self, now: int) -> int | None:
         """Time it has worked, pauses left out; None before its start."""
         if self.started_at is None:

@@ -29,9 +29,9 @@ async def api() -> AsyncGenerator[MessagesApi]:
     await api.close()
 
 
-def deck_with(api: MessagesApi, folder: Path) -> DeckClient:
-    """A server with a type `pilot`, which works in `folder`."""
-    needed = environment(api, folder / "home")
+def deck_with(api: MessagesApi, folder: Path, **more: str) -> DeckClient:
+    """A server with a type `pilot`, which works in `folder`; `more` is of its environment."""
+    needed = {**environment(api, folder / "home"), **more}
     kind = {"runner": "claude", "env": list(needed), "allowed_tools": ["Bash"], "cwd": str(folder)}
     return DeckClient(
         folder / "deck",
@@ -162,5 +162,27 @@ async def test_a_killed_server_leaves_nothing_and_the_next_one_goes_on(api: Mess
         await deck.call("query_control", action="resume", queryId=query)
         result = await wait(deck, query)
         assert (result["status"], result["result"]) == ("completed", "the end")
+        assert result["usage"]["tokens"] == 220  # one answer before the kill was accounted for, and the last one
         assert "step one" in api.requests[-1].text
         assert "Continue where you left off." in api.requests[-1].text
+
+
+async def test_an_api_that_is_down_when_it_is_resumed_fails_the_query_plainly(api: MessagesApi, tmp_path: Path) -> None:
+    async with deck_with(api, tmp_path, CLAUDE_CODE_MAX_RETRIES="0") as deck:
+        ready = asyncio.Event()
+        api.will_say(Reply("", [bash("touch ran")], until=ready))
+        query = await begin(deck)
+        await until(lambda: api.requests)
+        pausing = asyncio.create_task(deck.call("query_control", action="pause", queryId=query))
+        ready.set()
+        await pausing
+
+        async def is_paused() -> bool:
+            return (await entry(deck, query))["status"] == "paused"
+
+        await until(is_paused)
+        await api.close()
+        assert (await deck.call("query_control", action="resume", queryId=query))["status"] == "applied"
+        result = await wait(deck, query)
+        assert result["status"] == "failed"
+        assert "API Error" in result["error"]

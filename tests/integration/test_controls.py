@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ COMMANDS = {
 }
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, wall: int = 2) -> dict[str, str]:
     types: Json = {
         "stepper": {
             "protocol": "jsonl",
@@ -70,7 +71,7 @@ def environment(folder: Path) -> dict[str, str]:
             "cwd": "work",
             "env": ["SHOWN"],
             "commands": COMMANDS,
-            "limits": {"wall": 2, "output_kb": 64},
+            "limits": {"wall": wall, "output_kb": 64},
         }
     }
     (folder / "work").mkdir(exist_ok=True)
@@ -193,3 +194,45 @@ async def test_a_query_of_a_server_that_was_killed_says_what_can_be_done(tmp_pat
         await until(interrupted)
         with pytest.raises(ToolRefusedError, match="kept no session; spawn a new one"):
             await control(other, "resume")
+
+
+async def test_whoever_asked_a_server_that_is_killed_before_it_answers_hears_it_soon(tmp_path: Path) -> None:
+    long = environment(tmp_path, wall=600)
+    async with DeckClient(tmp_path / "deck", environment=long) as other:
+        async with DeckClient(tmp_path / "deck", environment=long) as owner:
+            await begin(owner)
+            server = psutil.Process((await owner.call("server_status"))["pid"])
+            asking = asyncio.create_task(control(other, "execute_command", command="slow"))
+            await until(
+                lambda: [child for child in server.children(recursive=True) if "600" in " ".join(arguments(child))]
+            )
+            assert not asking.done()  # it was taken, and is at work
+            await owner.kill()
+        with pytest.raises(ToolRefusedError, match="lost its server") as refused:
+            await asyncio.wait_for(asking, 20)  # not the minute that an answer may take
+        assert refused.value.answer["code"] == "conflict"
+
+
+def arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+async def test_two_servers_that_control_at_once_leave_one_state(tmp_path: Path) -> None:
+    async with (
+        DeckClient(tmp_path / "deck", environment=environment(tmp_path)) as owner,
+        DeckClient(tmp_path / "deck", environment=environment(tmp_path)) as other,
+    ):
+        process = await begin(owner)
+        for _ in range(5):
+            pauses = await asyncio.gather(*(control(deck, "pause") for deck in (owner, other)))
+            assert [pause["status"] for pause in pauses] == ["applied", "applied"]
+            assert process.status() == psutil.STATUS_STOPPED
+            resumes = await asyncio.gather(*(control(deck, "resume") for deck in (other, owner)))
+            assert [resume["status"] for resume in resumes] == ["applied", "applied"]
+            assert process.status() != psutil.STATUS_STOPPED
+        ends = await asyncio.gather(*(control(deck, "terminate") for deck in (owner, other)))
+        assert [end["status"] for end in ends] == ["applied", "applied"]
+        assert (await the_query(other))["status"] == "terminated"

@@ -193,3 +193,34 @@ async def test_a_bad_type_is_a_plain_line(server: ChatServer, tmp_path: Path) ->
     with pytest.raises(ServerDiedError, match=r"agents\.types\.writer.*max_requests"):
         async with deck_on(server, tmp_path, "max_requests = 0"):
             pass
+
+
+@pytest.mark.parametrize("trouble", ["unknown model", "down"])
+async def test_trouble_of_its_provider_while_it_was_paused_fails_the_query_plainly(
+    server: ChatServer, tmp_path: Path, trouble: str
+) -> None:
+    go_on = asyncio.Event()
+    lists = call("memory_usage", action="list")
+    server.script.append(replace(lists, chunks=["I look", " it up."], go_on=go_on))
+    async with deck_on(server, tmp_path) as deck:
+        agent = await spawn(deck)
+        query = await start(deck, agent)
+        await until(lambda: server.requests)
+        pausing = asyncio.create_task(deck.call("query_control", action="pause", queryId=query))
+        await until(lambda: is_now(deck, query, "pausing"))
+        go_on.set()
+        await pausing
+        await until(lambda: is_now(deck, query, "paused"))
+        if trouble == "down":
+            await server.close()
+        else:
+            server.script.append(replace(say(), status=404, error="model m-large not found"))
+            changed = await deck.call("query_control", action="change_model", queryId=query, model="large")
+            assert changed["status"] == "queued"
+        assert (await deck.call("query_control", action="resume", queryId=query))["status"] == "applied"
+        done = await result(deck, query)
+        assert done["status"] == "failed"
+        assert ("Connection error" if trouble == "down" else "m-large: ") in done["error"]
+        assert trouble == "down" or "model m-large not found" in done["error"]
+        [idle] = (await deck.call("agents_list", agentId=agent))["agents"]
+        assert idle["status"] == "idle"

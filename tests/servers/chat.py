@@ -60,6 +60,10 @@ class ChatServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Be gone: connections are refused."""
         await self._server.close()
 
     @property

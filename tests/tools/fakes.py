@@ -69,6 +69,13 @@ class FakeAgent:
         finally:
             self.work = self._work = None
             self.started.clear()
+            if self.boundary is not None and not self.boundary.done():
+                self.reach_boundary()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether its work has not come to an end."""
+        return self._work is not None and not self._work.done()
 
     def finish(self, result: Any = "done") -> None:
         assert self._work is not None
@@ -79,7 +86,7 @@ class FakeAgent:
         self._work.set_exception(error)
 
     async def cancel(self, work_id: str) -> None:
-        if self.obedient:
+        if self.obedient and self.at_work:
             self.fail(WorkCancelledError(work_id))
 
     levels: Sequence[PauseLevel] = ("freeze", "hold")
@@ -87,13 +94,13 @@ class FakeAgent:
     async def pause(self, level: PauseLevel) -> Outcome:
         if not self.can_pause:
             return {"status": "failed", "reason": "would not stand still"}
-        if level == "hold":
+        if level == "hold" and self._work is not None:
             self.boundary = asyncio.get_running_loop().create_future()
             outcome = await self.boundary
             self.paused = outcome.get("status") == "applied"
             return outcome
         self.paused = True
-        return {"status": "applied", "effectiveAt": "now", "level": "freeze", "lossless": True}
+        return {"status": "applied", "effectiveAt": "now", "level": level, "lossless": True}
 
     def reach_boundary(self) -> None:
         """What a hold waits for."""

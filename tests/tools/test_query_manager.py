@@ -450,7 +450,7 @@ async def test_one_query_that_cannot_be_kept_does_not_hold_up_the_others(
     await bridge.queries.start(agent.id, "work", query_id="other", budget={"wallSeconds": 5})
     await other.started.wait()
     assert fake.work is not None
-    fake.work.on_progress({"done": None, "total": None, "message": "\ud800"})
+    fake.work.on_model("\ud800")
     bridge.clock.advance(5)
     await bridge.live.tick()
     assert "query q" in caplog.text

@@ -12,9 +12,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from mcp import Client
 from mcp.server.mcpserver import MCPServer
-from mcp_types import TextContent
 
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.vectors.base import VectorStore
@@ -26,6 +24,7 @@ from quarterdeck.tools.vectors.tool import MAX_POINTS, vector_tools
 from tests.clock import ManualClock
 from tests.docstrings import docstrings
 from tests.embedders import offering
+from tests.tools.calling import call
 
 PLANE: list[dict[str, Any]] = [
     {"id": "east", "vector": [1, 0], "payload": {"n": 1}},
@@ -44,27 +43,18 @@ class Deck:
         self._schemas = {tool.name: tool.fn_metadata.output_schema for tool in tools}
 
     async def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        is_error, answer = await self._call(tool, arguments)
+        is_error, answer = await call(self._server, tool, arguments)
         assert not is_error, answer
         assert answer["success"] is True
         jsonschema.validate(answer, self._schemas[tool] or False)
         return answer
 
     async def refusal(self, tool: str, **arguments: Any) -> str:
-        is_error, answer = await self._call(tool, arguments)
+        is_error, answer = await call(self._server, tool, arguments)
         assert is_error, answer
         assert answer["success"] is False
         text: str = answer["error"]
         return text
-
-    async def _call(self, tool: str, arguments: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
-        async with Client(self._server) as client:
-            result = await client.call_tool(tool, arguments)
-        (text,) = result.content
-        assert isinstance(text, TextContent)
-        answer = json.loads(text.text)
-        assert answer == result.structured_content
-        return bool(result.is_error), answer
 
     async def nearest(self, **arguments: Any) -> list[str]:
         (hits,) = (await self.answer("vector_search", collection="c", **arguments))["results"]

@@ -126,11 +126,12 @@ class Controls:
 
     async def _apply(self, query: LiveQuery, action: Control, actor: str, options: Options) -> Outcome:
         async with query.lock:
-            before, shown = query.row.status, _shown(query.row)
+            before, shown = query.row.status, shown_of(query.row)
             try:
                 if query.ended.is_set():
-                    raise ended(query.row)
-                outcome = await self._dispatch(query, action, actor, options)
+                    outcome = after_the_end(query.row, action)
+                else:
+                    outcome = await self._dispatch(query, action, actor, options)
             except DeckError as exc:
                 refusal: Outcome = {"status": "denied" if isinstance(exc, DeniedError) else "failed"}
                 await self.audit(query.row, actor, action, before, {**refusal, "reason": exc.message}, shown, options)
@@ -150,8 +151,8 @@ class Controls:
     ) -> None:
         """Keep who asked for what, the state before and after, and what was observed; `shown` is the row before."""
         entry: dict[str, Json] = {**outcome}
-        shown = _shown(row) if shown is None else shown
-        if changed := {name: [old, new] for name, new in _shown(row).items() if (old := shown[name]) != new}:
+        shown = shown_of(row) if shown is None else shown
+        if changed := {name: [old, new] for name, new in shown_of(row).items() if (old := shown[name]) != new}:
             entry["changed"] = changed
         if options.evidence:
             entry["evidence"] = dict(options.evidence)
@@ -194,7 +195,8 @@ class Controls:
         return outcome
 
     def _note_reason(self, query: LiveQuery, action: str, actor: str, options: Options) -> None:
-        """An automatic control leaves in the row why it acted."""
+        """An automatic control leaves in the row why it acted; another one takes away what an earlier one left."""
+        query.row.error = None
         if options.evidence:
             query.row.error = f"{action}d by the {actor}: {figures(options.evidence.get('usedUp', options.evidence))}"
 
@@ -212,10 +214,10 @@ class Controls:
         row.status, query.level = "pausing", level
         query.released.clear()  # together with the status: from here on the query cannot complete
         await self._live.save(query)
-        pausing = self._tasks.start(handle.pause(level))
+        pausing = query.pausing = self._tasks.start(handle.pause(level))
         await asyncio.wait([pausing], timeout=PAUSE_PATIENCE)
         if pausing.done():
-            return await self._paused(query, pausing.result())
+            return await self._paused(query, _seen(pausing))
         self._tasks.start(self._pause_later(query, pausing, actor, options))
         return {
             "status": "pending",
@@ -243,11 +245,12 @@ class Controls:
         self, query: LiveQuery, pausing: asyncio.Task[Outcome], actor: str, options: Options
     ) -> None:
         """A pause that had to wait comes to its boundary, unless it was resumed or its query ended before."""
-        outcome = await pausing
+        await asyncio.wait([pausing])
+        outcome = _seen(pausing)
         async with query.lock:
-            if query.row.status != "pausing" or query.ended.is_set():
+            if query.row.status != "pausing" or query.pausing is not pausing or query.ended.is_set():
                 return
-            before = _shown(query.row)
+            before = shown_of(query.row)
             await self._paused(query, outcome)
         await self.audit(query.row, actor, "pause", "pausing", outcome, before, options)
 
@@ -258,9 +261,7 @@ class Controls:
         if row.status != before:
             raise _ended_meanwhile(query)
         if outcome.get("status") == "applied":
-            now = self._clock.now()
-            if row.paused_at is not None:
-                row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
+            row.end_pause(self._clock.now())
             row.status, row.error, row.budget, query.level = "running", None, budget, None
             query.active.go(self._clock.monotonic())
             await self._live.save(query)
@@ -332,9 +333,18 @@ class Controls:
         return outcome
 
 
-def ended(row: Query) -> ConflictError:
-    """What to say to a control of a query that has ended."""
-    return ConflictError(f"query {row.id} is {row.status}; nothing can be controlled any more", status=row.status)
+def after_the_end(row: Query, action: Control) -> Outcome:
+    """What to say to a control of a query that has ended. Raises ConflictError: it can take no effect any more."""
+    if action == "terminate" and row.status == "terminated":
+        return {"status": "applied", "effectiveAt": "now", "reason": "it was terminated before"}
+    raise ConflictError(f"query {row.id} is {row.status}; nothing can be controlled any more", status=row.status)
+
+
+def _seen(pausing: asyncio.Task[Outcome]) -> Outcome:
+    """What became of a pause that has come to its end; a defect, which the log has, leaves no query half paused."""
+    if pausing.exception() is not None:
+        return {"status": "failed", "reason": "an internal error; the server's log has the details"}
+    return pausing.result()
 
 
 def _ended_meanwhile(query: LiveQuery) -> ConflictError:
@@ -343,6 +353,6 @@ def _ended_meanwhile(query: LiveQuery) -> ConflictError:
     return ConflictError(f"query {row.id} is {row.status}: its agent has ended meanwhile", status=row.status)
 
 
-def _shown(row: Query) -> dict[str, Json]:
+def shown_of(row: Query) -> dict[str, Json]:
     """What a control may change."""
     return {"model": row.model, "permissionMode": row.permission_mode, "budget": dict(row.budget)}

@@ -25,7 +25,7 @@ from ..agents.orchestrator import Orchestrator
 from ..agents.rights import needs_consent, question
 from ..agents.runners.base import Control, Outcome
 from ..contract import Call
-from .controls import NO_OPTIONS, Controls, Options, check_options, ended
+from .controls import NO_OPTIONS, Controls, Options, after_the_end, check_options, shown_of
 from .live import LiveQueries
 from .manager import QueryManager
 
@@ -78,11 +78,9 @@ class ControlDesk:
         row = await self._live.row(query_id)
         if row.status in LIVE_QUERY:
             return await self._ask(row, action, actor, options)
-        if action == "terminate" and row.status == "terminated":
-            return {"status": "applied", "effectiveAt": "now", "reason": "it was terminated before"}
         if action == "resume" and row.status == "interrupted":
-            return await self._tasks.finish(self._go_on(row, actor))
-        raise ended(row)
+            return await self._tasks.finish(self._go_on(row, actor, options))
+        return after_the_end(row, action)
 
     async def consent(self, query_id: str, mode: str | None, call: Call) -> bool:
         """Whether a human says yes to that permission mode; asked only where it matters. Raises NotFoundError."""
@@ -93,21 +91,22 @@ class ControlDesk:
         needed = kind is not None and needs_consent(mode, kind)
         return needed and await call.confirm(question([f"query {query_id} of agent {row.agent_id}"]))
 
-    async def _go_on(self, row: Query, actor: str) -> Outcome:
-        row = await self._manager.go_on(row)
+    async def _go_on(self, row: Query, actor: str, options: Options) -> Outcome:
+        shown = shown_of(row)
+        row = await self._manager.go_on(row, options.budget or {})
         outcome: Outcome = {
             "status": "queued",
             "effectiveAt": "next_turn",
             "reason": "its agent was brought back from its session and goes on with it",
             "observed": {"agentId": row.agent_id},
         }
-        await self._controls.audit(row, actor, "resume", "interrupted", outcome)
+        await self._controls.audit(row, actor, "resume", "interrupted", outcome, shown, options)
         return outcome
 
     # --- asking
 
     async def _ask(self, row: Query, action: Control, actor: str, options: Options) -> Outcome:
-        self._refuse_if_gone(row)
+        _refuse_if_gone(row.id, row.owner)
         control = {"action": action, "actor": actor, "options": asdict(options)}
         request = Request(f"request-{secrets.token_hex(8)}", row.id, row.owner, self._clock.now(), control)
         await self._runs.add_request(request)
@@ -139,20 +138,14 @@ class ControlDesk:
         """Wait until the request has left a status. Raises ConflictError if its server ends."""
         looks = 0
         while True:
+            looks += 1
+            has_ended = looks % 50 == 0 and processes.has_ended(request.owner)  # before the look: it may have answered
             now = await self._runs.get_request(request.id)
             if now is not None and now.status not in ("asked", status):
                 return now
-            looks += 1
-            if looks % 50 == 0 and processes.has_ended(request.owner):
-                self._refuse_if_gone(await self._live.row(request.query_id))
+            if has_ended:
+                _refuse_if_gone(request.query_id, request.owner)
             await asyncio.sleep(LOOK_EVERY)
-
-    def _refuse_if_gone(self, row: Query) -> None:
-        if processes.has_ended(row.owner):
-            raise ConflictError(
-                f"query {row.id} lost its server (pid {row.owner.pid}); nothing of it runs any more. Within seconds it "
-                "is marked interrupted: resume then goes on with it if its agent kept a session, else start it again"
-            )
 
     # --- serving
 
@@ -175,18 +168,31 @@ class ControlDesk:
         try:
             query = self._live.get(request.query_id)
             if query is None:
-                raise ended(await self._live.row(request.query_id))
-            options = OPTIONS.validate_python(control["options"])
-            outcome = await self._controls.apply(query, control["action"], actor=control["actor"], options=options)
+                outcome = after_the_end(await self._live.row(request.query_id), control["action"])
+            else:
+                options = OPTIONS.validate_python(control["options"])
+                outcome = await self._controls.apply(query, control["action"], actor=control["actor"], options=options)
             answer = {"outcome": outcome}
         except DeckError as exc:
             answer = {"error": exc.message, "code": exc.code, "details": exc.details}
+        except Exception:  # the top of a background task: another server waits for the answer
+            log.exception("%s of query %s for another server", control["action"], request.query_id)
+            error = "an internal error; the log of the query's server has the details"
+            answer = {"error": error, "code": DeckError.code, "details": {}}
         request.status, request.answer = "answered", answer
         await self._runs.put_request(request, expected="taken")
 
     async def close(self) -> None:
         """Wait for the answers that are being written."""
         await self._tasks.close()
+
+
+def _refuse_if_gone(query_id: str, owner: ProcessId) -> None:
+    if processes.has_ended(owner):
+        raise ConflictError(
+            f"query {query_id} lost its server (pid {owner.pid}); nothing of it runs any more. Within seconds it is "
+            "marked interrupted: resume then goes on with it if its agent kept a session, else start it again"
+        )
 
 
 def _error(answer: Mapping[str, Json]) -> DeckError:

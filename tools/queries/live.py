@@ -18,7 +18,7 @@ from ..agents.budget import Amounts
 from ..agents.live import LiveAgent
 from ..agents.models import Size, size_of
 from ..agents.orchestrator import Orchestrator
-from ..agents.runners.base import PauseLevel
+from ..agents.runners.base import Outcome, PauseLevel
 from ..agents.tracker import Tracker
 from .spending import Spending
 
@@ -59,6 +59,7 @@ class LiveQuery:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     active: Stopwatch = field(default_factory=Stopwatch)
     level: PauseLevel | None = None  # of the pause that it is in
+    pausing: asyncio.Task[Outcome] | None = None  # what the agent makes of the last pause
     terminating: bool = False
     resumed: bool = False  # it began on a server that is gone
     settled: bool = False  # its end is decided and charged
@@ -136,7 +137,9 @@ class LiveQueries:
         return self._spending.over(query.row, query.agent.row, query.used(self._clock.monotonic()))
 
     async def before_request(self, query: LiveQuery) -> None:
-        """See Work.before_request."""
+        """See Work.before_request. What was used is on disk before more is: a killed server does not forget it."""
+        if query.unsaved:
+            await self.save(query)
         while self.over_budget(query):
             query.released.clear()
             self.on_over_budget(query)
@@ -146,7 +149,7 @@ class LiveQueries:
 
     def take_progress(self, query: LiveQuery, report: dict[str, Json]) -> None:
         if query.released.is_set():
-            query.row.progress, query.unsaved = report, True
+            query.row.progress, query.unsaved = _storable(report), True
         else:
             query.held_progress = report
 
@@ -188,8 +191,7 @@ class LiveQueries:
         row = query.row
         now = self._clock.now()
         query.active.stop(self._clock.monotonic())
-        if row.paused_at is not None:
-            row.paused_ms, row.paused_at = row.paused_ms + now - row.paused_at, None
+        row.end_pause(now)
         row.ended_at = now
         self._spending.settle(query.agent.row, query.used(self._clock.monotonic()))
         query.agent.waiting -= 1
@@ -234,6 +236,12 @@ class LiveQueries:
     async def close(self) -> None:
         """Wait for the last rows to be written; call it after the agents have ended."""
         await self._tasks.close()
+
+
+def _storable(report: dict[str, Json]) -> dict[str, Json]:
+    """The report without halves of characters, which no store can hold; a stream may cut its text anywhere."""
+    message = report["message"]
+    return {**report, "message": message and message.encode("utf-8", "replace").decode()}
 
 
 @contextmanager

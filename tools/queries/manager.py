@@ -90,8 +90,9 @@ class QueryManager:
         self._live.add(query)
         query.task = self._tasks.start(self._serve(query))
 
-    async def go_on(self, row: Query) -> Query:
-        """Go on with a query that lost its server, from the session of its agent; nothing does that by itself.
+    async def go_on(self, row: Query, budget: Mapping[str, Json]) -> Query:
+        """Go on with a query that lost its server, from the session of its agent; nothing does that by itself. `budget`
+        replaces limits of its own.
 
         Raises:
             ConflictError: it is not interrupted, it never began, or its agent kept no session.
@@ -100,10 +101,13 @@ class QueryManager:
         if row.status != "interrupted":
             raise ConflictError(f"query {row.id} is {row.status}; only an interrupted one goes on", status=row.status)
         agent_row = await self._orchestrator.agents.row(row.agent_id)
-        self._spending.check_resume(row, row.budget, agent_row, row.usage or {})
+        wanted = {**row.budget, **budget}
+        self._spending.check_resume(row, wanted, agent_row, row.usage or {})
         live = self._orchestrator.agents.get(row.agent_id)
         agent = live or await self._orchestrator.revive(row.agent_id)
-        row.owner, row.status, row.ended_at, row.error = agent.row.owner, "queued", None, None
+        if row.started_at is not None:
+            row.paused_at = row.paused_at or row.ended_at  # it stands still until its turn comes
+        row.owner, row.status, row.ended_at, row.error, row.budget = agent.row.owner, "queued", None, None, wanted
         if not await self._runs.put_query(row, expected="interrupted"):
             raise ConflictError(f"query {row.id} was taken on by another server in this moment")
         self._take(LiveQuery(row, agent, resumed=row.started_at is not None))
@@ -121,7 +125,8 @@ class QueryManager:
                 row.status = "terminated" if stopped else "failed"
                 cancelled = isinstance(exc, WorkCancelledError)
                 reason = "the worker cancelled it" if cancelled else f"its agent has ended: {exc}"
-                row.error = row.error or (None if query.terminating else reason)
+                if not query.terminating:  # whose reason it has
+                    row.error = reason
             except WorkError as exc:
                 row.status, row.error = "failed", str(exc)
             except LimitError as exc:
@@ -140,13 +145,15 @@ class QueryManager:
             raise AgentDiedError(agent.row.error or f"agent {agent.row.id} is {agent.row.status}")
         self._spending.check_start(agent.row)  # what ran before it may have left nothing
         row.status, row.started_at = "running", row.started_at or self._clock.now()
+        row.end_pause(self._clock.now())
         query.active.go(self._clock.monotonic())
         await self._live.save(query)
         await self._orchestrator.set_busy(agent, row.id)
         agent.rights.mode = row.permission_mode
         before = agent.handle.usage()
         try:
-            if query.terminating:  # asked for while the start was written
+            await self._until_released(query)  # a pause or a terminate that came while the start was written
+            if query.terminating:
                 raise WorkCancelledError(row.id)
             work = Work(
                 row.id,
@@ -159,6 +166,7 @@ class QueryManager:
                 model=row.model,
                 permission_mode=row.permission_mode,
                 resumed=query.resumed,
+                used=row.usage or {},
             )
             result, error = None, None
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -22,7 +22,8 @@ OnProgress = Callable[[dict[str, Json]], None]
 """Receives `{done, total, message}` whenever the agent reports."""
 
 OnUsage = Callable[[dict[str, float]], None]
-"""Receives what the work has used so far: `tokens` and `usd`, as far as the agent knows them."""
+"""Receives what the work has used so far, before a `resumed` one was resumed too: `tokens` and `usd`, as far as the
+agent knows them."""
 
 PauseLevel = Literal["hold", "freeze", "interrupt"]
 """hold parks at the next boundary, freeze stops the whole process tree, interrupt aborts the turn (lossy)."""
@@ -102,6 +103,7 @@ class Work:
     model: str | None = None
     permission_mode: str = "default"
     resumed: bool = False  # the session has begun it: it is to go on, not to begin anew
+    used: Mapping[str, float | None] = field(default_factory=dict[str, float | None])  # before it was resumed
 
 
 class AgentHandle(Protocol):

@@ -53,7 +53,7 @@ class Gate:
         finally:
             opened.cancel()
             still.cancel()
-        if self.is_open:
+        if self.is_open or opened.done():  # in the latter case another pause has closed it again
             return {"status": "failed", "level": "hold", "reason": "it was resumed before it came to a boundary"}
         return {
             "status": "applied",

@@ -17,11 +17,22 @@ _LARGEST = sys.float_info.max
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """Read one message. A surrogate without its partner, which UTF-8 cannot carry, becomes `?`.
+    """Read one message of a worker.
 
     Raises:
-        ValueError: no UTF-8, no JSON, a number that JSON cannot say or a float cannot hold, or not an object with a
-            text as `type`.
+        ValueError: as `read`, or there is no text as `type`.
+        RecursionError: as `read`.
+    """
+    message = read(line)
+    take(message, "type", str)
+    return message
+
+
+def read(line: bytes) -> dict[str, Any]:
+    """Read one line of JSON. A surrogate without its partner, which UTF-8 cannot carry, becomes `?`.
+
+    Raises:
+        ValueError: no UTF-8, no JSON, a number that JSON cannot say or a float cannot hold, or not an object.
         RecursionError: it is nested too deeply to be read.
     """
     text = line.decode()
@@ -30,7 +41,6 @@ def decode(line: bytes) -> dict[str, Any]:
         message = json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
     if not _is_object(message):
         raise ValueError("a line that is no object")
-    take(message, "type", str)
     return message
 
 

@@ -116,6 +116,8 @@ class LlmAgent:
     async def _answer(self, work: Work) -> str:
         said = self._conversation
         said.begin(work.id, resumed=work.resumed)
+        if said.responses:
+            work.on_usage(said.used())  # its server may have ended before this was kept
         if said.answer is not None:  # its server ended before it could take it
             return said.answer
         goes_on = len(said.messages) > said.before
