@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MODEL := .dev/minilm
 
 .PHONY: setup demo test test-all check bench bench-vectors clean
 
@@ -19,11 +20,14 @@ $(STAMP): pyproject.toml
 	ln -sfn ../../server .dev/quarterdeck/server
 	ln -sfn ../../tools .dev/quarterdeck/tools
 	ln -sfn ../../storage .dev/quarterdeck/storage
-	test -d .dev/minilm || $(BIN)/python -m tests.embedders .dev/minilm
 	touch $(STAMP)
 
-demo: setup
-	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/.dev/minilm}" $(BIN)/quarterdeck demo
+# The sentence model of the tests, laid out as a folder.
+$(MODEL): | $(STAMP)
+	$(BIN)/python -m tests.embedders $(MODEL)
+
+demo: setup $(MODEL)
+	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/$(MODEL)}" $(BIN)/quarterdeck demo
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from mcp.server.mcpserver import MCPServer
 
@@ -17,7 +18,7 @@ from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
-from quarterdeck.tools.vectors.search_tool import MAX_QUERIES
+from quarterdeck.tools.vectors.search_tool import MAX_QUERIES, SearchArguments
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import MAX_POINTS, vector_tools
 from tests.clock import ManualClock
@@ -387,3 +388,10 @@ def test_starting_with_these_tools_loads_no_numerics() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("given", [[1, 2.5], "[1, 2.5]"])
+def test_numbers_become_an_array_at_once(given: object) -> None:
+    arguments = SearchArguments.model_validate({"collection": "c", "vector": given})
+    assert isinstance(arguments.vector, np.ndarray)
+    assert arguments.vector.tolist() == [1.0, 2.5]
