@@ -163,7 +163,9 @@ class ClaudeAgent:
         await self._session.turn_ended()
         if parked.get("status") == "applied" and not gate.is_open:
             parked = await gate.pause()
-        if parked.get("status") != "applied":  # it was resumed meanwhile: to close the gate again would hold it for ever
+        if (
+            parked.get("status") != "applied"
+        ):  # it was resumed meanwhile: to close the gate again would hold it for ever
             return {**parked, "level": "interrupt"}
         return {
             "status": "applied",
