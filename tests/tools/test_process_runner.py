@@ -392,4 +392,3 @@ async def test_a_hold_without_work_is_at_once_and_none_of_the_next_work(agent: P
         assert (outcome["status"], outcome["observed"]) == ("applied", {"state": "no work goes on"})
         assert (await agent.resume())["status"] == "applied"
         assert await asyncio.wait_for(agent.run(work(compare_prompt(), work_id)), 60)
-
