@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeckError, DeniedError, InvalidArgumentError
-from quarterdeck.storage.runs.base import Query
+from quarterdeck.storage.runs.base import Query, Request
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.runners.base import Control, Outcome
 from quarterdeck.tools.queries.controls import Options
@@ -238,3 +238,28 @@ async def test_a_command_that_takes_long_holds_up_no_other_control(
         assert (await control(bridge, "terminate"))["observed"]["status"] == "terminated"
     gate.set()
     assert (await running)["status"] == "applied"
+
+
+async def test_a_request_whose_caller_has_gone_is_withdrawn(bridge: Bridge) -> None:
+    owner = processes.identify(os.getppid())  # lives, and takes nothing
+    await bridge.runs.add_query(Query("theirs", "a", "worker", "work", owner, 1, status="running"))
+    asking = asyncio.create_task(bridge.desk.control("theirs", "terminate", actor="client"))
+    await until(lambda: bridge.runs.requests_of(owner))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await bridge.desk.close()
+    assert not await bridge.runs.requests_of(owner)
+
+
+async def test_a_row_that_cannot_be_read_does_not_end_the_serving(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(_owner: object) -> list[Request]:
+        raise ValueError("of a newer program")
+
+    monkeypatch.setattr(bridge.runs, "requests_of", broken)
+    serving = asyncio.create_task(bridge.desk.serve())
+    await until(lambda: "requests of other servers" in caplog.text)
+    assert not serving.done()
+    serving.cancel()

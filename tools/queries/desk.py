@@ -113,9 +113,11 @@ class ControlDesk:
         try:
             async with asyncio.timeout(TAKE_PATIENCE):
                 request = await self._until(request, "asked")
+        except asyncio.CancelledError:  # nobody is there any more for whom it would be done
+            self._tasks.start(self._withdraw(request))
+            raise
         except TimeoutError:
-            request.status = "withdrawn"
-            if await self._runs.put_request(request, expected="asked"):
+            if await self._withdraw(request):
                 raise ConflictError(
                     f"the server of query {row.id} (pid {row.owner.pid}) lives but took nothing in {TAKE_PATIENCE:g} "
                     "s; the request was withdrawn: ask again, or end that server"
@@ -133,6 +135,11 @@ class ControlDesk:
         if "error" in answer:
             raise _error(answer)
         return cast("Outcome", answer["outcome"])
+
+    async def _withdraw(self, request: Request) -> bool:
+        """False if it was taken in this moment."""
+        request.status = "withdrawn"
+        return await self._runs.put_request(request, expected="asked")
 
     async def _until(self, request: Request, status: str) -> Request:
         """Wait until the request has left a status. Raises ConflictError if its server ends."""
@@ -159,6 +166,9 @@ class ControlDesk:
                         self._tasks.start(self._answer(request))
             except DeckError as exc:
                 log.warning("requests of other servers cannot be read: %s", exc.message)
+                await asyncio.sleep(1)
+            except Exception:  # the top of a background task: one bad row must not make this server deaf
+                log.exception("requests of other servers")
                 await asyncio.sleep(1)
             await asyncio.sleep(SERVE_EVERY)
 

@@ -161,12 +161,12 @@ class ClaudeAgent:
             gate.resume()
             return {"status": "failed", "level": "interrupt", "reason": refusal, "alternatives": ["hold", "terminate"]}
         await self._session.turn_ended()
-        if parked.get("status") == "applied" and not gate.is_open:
-            parked = await gate.pause()
-        if (
-            parked.get("status") != "applied"
-        ):  # it was resumed meanwhile: to close the gate again would hold it for ever
-            return {**parked, "level": "interrupt"}
+        if parked.get("status") != "applied" or gate.is_open:  # to close it again would hold the work for ever
+            reason = "it was resumed before the turn had ended"
+            return {"status": "failed", "level": "interrupt", "lossless": not aborted, "reason": reason}
+        outcome = await gate.pause()
+        if outcome.get("status") != "applied":
+            return {**outcome, "level": "interrupt"}
         return {
             "status": "applied",
             "effectiveAt": "now",
