@@ -76,10 +76,10 @@ class QueryStates(RuleBasedStateMachine):
         for number in range(len(self.rows)):  # none is stuck
             self.control(number, "terminate", Options())
             self.agrees()
-        self.do(self.bridge.close())
-        for request in self.requests:
+        for request in self.requests:  # as the end of its work does
             request.cancel()
         self.do(asyncio.sleep(0))
+        self.do(self.bridge.close())
         self.loop.close()
         shutil.rmtree(self.folder)
 

@@ -14,7 +14,7 @@ import pytest
 from quarterdeck.storage.errors import ConflictError, DeckError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Query
 from quarterdeck.tools.agents import processes
-from quarterdeck.tools.agents.runners.base import Control
+from quarterdeck.tools.agents.runners.base import Control, Outcome
 from quarterdeck.tools.queries.controls import Options
 from tests.tools.fakes import WORKER, Bridge, FakeAgent
 from tests.until import until
@@ -211,3 +211,30 @@ async def test_a_server_that_lives_but_does_not_answer_is_told_and_never_acts_la
     with pytest.raises(ConflictError, match=r"took nothing in 0.02 s; the request was withdrawn"):
         await control(bridge, "pause")
     assert await bridge.runs.requests_of(myself) == []
+
+
+async def test_a_model_change_can_be_taken_back_before_it_was_seen(bridge: Bridge) -> None:
+    query, fake = await begin(bridge)
+    await control(bridge, "change_model", model="large")
+    assert (await control(bridge, "change_model", model="small"))["status"] == "queued"
+    assert (fake.models, query.model) == (["huge-1", "tiny-1"], "tiny-1")
+
+
+async def test_a_command_that_takes_long_holds_up_no_other_control(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, fake = await begin(bridge)
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(_name: str) -> Outcome:
+        entered.set()
+        await gate.wait()
+        return {"status": "applied"}
+
+    monkeypatch.setattr(fake, "execute_command", slow)
+    running = asyncio.create_task(control(bridge, "execute_command", command="slow"))
+    await entered.wait()
+    async with asyncio.timeout(20):
+        assert (await control(bridge, "terminate"))["observed"]["status"] == "terminated"
+    gate.set()
+    assert (await running)["status"] == "applied"

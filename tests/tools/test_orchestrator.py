@@ -325,3 +325,11 @@ async def test_each_type_has_a_folder_of_its_own(bridge: Bridge, tmp_path: Path)
     _, two = await bridge.spawn("two")
     assert one.spec.folder == two.spec.folder == str(tmp_path / "agents" / "worker")
     assert (tmp_path / "agents" / "worker").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("cwd", ["a\0b", "x" * 5000, "..", "nowhere"])
+async def test_a_folder_that_cannot_be_fails_its_own_agent_only(bridge: Bridge, cwd: str) -> None:
+    wanted = [SpawnRequest("worker", "good"), SpawnRequest("worker", "bad", cwd=Path(cwd))]
+    good, bad = await bridge.orchestrator.spawn(wanted)
+    assert good.spawned
+    assert "no folder below that of type worker" in (bad.error or "")

@@ -14,7 +14,7 @@ import pytest
 
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.runners.base import AgentDiedError, AgentSpec, WorkCancelledError, WorkError
-from quarterdeck.tools.agents.runners.children import Children, Subprocesses
+from quarterdeck.tools.agents.runners.children import Child, Children, Order, Subprocesses
 from quarterdeck.tools.agents.runners.commands import CommandType, Limits
 from quarterdeck.tools.agents.runners.plain import PlainAgent
 from quarterdeck.tools.agents.runners.process import ProcessRunner
@@ -109,16 +109,67 @@ async def test_the_memory_of_a_command_that_has_ended_is_unknown(children: Child
     assert usage is None or usage.memory_bytes is None
 
 
-async def test_a_pause_before_the_command_runs_waits_for_it_and_stops_it(children: Children, tmp_path: Path) -> None:
-    agent = await plain(children, tmp_path, "import time; time.sleep(600)")
-    for prompt in ("first", "second"):  # what is known of an earlier command says nothing of the next
-        pausing = asyncio.create_task(agent.pause("freeze"))
-        await asyncio.sleep(0)
-        assert not pausing.done()
-        working = asyncio.create_task(agent.run(work(prompt, prompt)))
-        outcome = await pausing
-        assert outcome.get("observed", {})["state"] == "stopped"
-        await agent.resume()
-        await agent.cancel(prompt)
-        with pytest.raises(WorkCancelledError):
-            await working
+async def test_a_pause_where_no_command_runs_is_at_once_and_none_of_the_next_one(
+    children: Children, tmp_path: Path
+) -> None:
+    agent = await plain(children, tmp_path, "print('done')")
+    for work_id in ("first", "second"):
+        outcome = await asyncio.wait_for(agent.pause("freeze"), 5)
+        assert (outcome["status"], outcome["observed"]) == ("applied", {"state": "no command runs"})
+        assert (await agent.resume())["status"] == "applied"
+        assert await asyncio.wait_for(agent.run(work(work_id=work_id)), 20) == "done\n"
+
+
+class Held:
+    """Starts processes when `gate` is open."""
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self.gate = asyncio.Event()
+
+    async def start(self, order: Order, *, limit: int) -> Child:
+        await self.gate.wait()
+        return await self._children.start(order, limit=limit)
+
+    async def warm_up(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+async def test_a_pause_while_the_command_starts_waits_for_it_and_stops_it(children: Children, tmp_path: Path) -> None:
+    held = Held(children)
+    agent = await plain(held, tmp_path, "import time; time.sleep(600)")
+    working = asyncio.create_task(agent.run(work()))
+    await asyncio.sleep(0)
+    given_up = asyncio.create_task(agent.pause("freeze"))
+    await asyncio.sleep(0)
+    assert (await agent.resume())["status"] == "applied"
+    pausing = asyncio.create_task(agent.pause("freeze"))
+    await asyncio.sleep(0)
+    assert not pausing.done()
+    held.gate.set()
+    assert (await given_up)["status"] == "failed"
+    assert (await pausing).get("observed", {})["state"] == "stopped"
+    await agent.resume()
+    await agent.cancel("q")
+    with pytest.raises(WorkCancelledError):
+        await working
+
+
+async def test_a_command_beside_the_work_ends_with_its_agent(children: Children, tmp_path: Path) -> None:
+    code = "import os, time; open('pid', 'w').write(str(os.getpid())); os.rename('pid', 'up'); time.sleep(600)"
+    command = CommandType(command=["true"], commands={"long": [sys.executable, "-I", "-S", "-c", code]})
+
+    async def no_calls(tool: str, arguments: dict[str, Any]) -> Any:
+        raise AssertionError(tool)
+
+    spec = AgentSpec("crunch-1", "crunch", "c", str(tmp_path))
+    agent = await ProcessRunner(children, {"crunch": command}).start(spec, no_calls)
+    running = asyncio.create_task(agent.execute_command("long"))
+    await until((tmp_path / "up").exists)
+    process = psutil.Process(int((tmp_path / "up").read_text()))
+    await agent.end(grace=0)
+    assert (await asyncio.wait_for(running, 20))["status"] == "failed"
+    assert not process.is_running()

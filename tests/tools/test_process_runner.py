@@ -386,16 +386,9 @@ async def test_nothing_is_written_to_a_worker_that_has_ended(
     assert caplog.text == ""
 
 
-async def test_a_hold_before_the_work_begins_holds_its_first_step(agent: ProcessAgent) -> None:
-    holding = asyncio.create_task(agent.pause("hold"))
-    await asyncio.sleep(0)
-    assert not holding.done()
-    reports: list[dict[str, Any]] = []
-    working = asyncio.create_task(agent.run(work(compare_prompt(), on_progress=reports.append)))
-    assert (await holding).get("observed") == {"state": "parked"}
-    assert not reports
-    await agent.resume()
-    await until(lambda: reports)
-    await agent.cancel("q")
-    with pytest.raises(WorkCancelledError):
-        await working
+async def test_a_hold_without_work_is_at_once_and_none_of_the_next_work(agent: ProcessAgent) -> None:
+    for work_id in ("first", "second"):
+        outcome = await asyncio.wait_for(agent.pause("hold"), 5)
+        assert (outcome["status"], outcome["observed"]) == ("applied", {"state": "no work goes on"})
+        assert (await agent.resume())["status"] == "applied"
+        assert await asyncio.wait_for(agent.run(work(compare_prompt(), work_id)), 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -176,9 +177,9 @@ class Orchestrator:
         try:
             refuse_wider(request.permission_mode, kind, confirmed=request.confirmed)
             model = self._model(request, kind)
-            cwd = self._working_folder(request, kind)
-        except DeckError as exc:
-            return SpawnResult(request, None, exc.message, None)
+            cwd = self._working_folder(request.cwd, kind)
+        except (DeckError, OSError) as exc:
+            return SpawnResult(request, None, str(exc), None)
         agent = Agent(
             id=f"{request.type}-{secrets.token_hex(4)}",
             type=request.type,
@@ -218,19 +219,22 @@ class Orchestrator:
             return resolve(request.model, kind.models)
         return kind.models.get(kind.model, kind.model) if kind.model is not None else None
 
-    def _working_folder(self, request: SpawnRequest, kind: SpawnableType) -> Path:
+    def _working_folder(self, wanted: Path | None, kind: SpawnableType) -> Path:
         """Where the agent works: the type's folder, or one in it.
 
         Raises:
             InvalidArgumentError: what was asked for is not in there.
+            OSError: the type's folder cannot be made.
         """
         folder = kind.cwd or self._own_folder(kind.name)
-        if request.cwd is None:
+        if wanted is None:
             return folder
-        chosen = Path(os.path.realpath(folder / request.cwd))
-        if not chosen.is_dir() or not chosen.is_relative_to(os.path.realpath(folder)):
-            raise InvalidArgumentError(f"cwd: {request.cwd} is no folder below that of type {kind.name}, {folder}")
-        return chosen
+        with contextlib.suppress(OSError, ValueError):  # no path has a zero byte, or so many characters
+            chosen = Path(os.path.realpath(folder / wanted))
+            if chosen.is_dir() and chosen.is_relative_to(os.path.realpath(folder)):
+                return chosen
+        shown = ascii(str(wanted)[:200])
+        raise InvalidArgumentError(f"cwd: {shown} is no folder below that of type {kind.name}, {folder}")
 
     def _own_folder(self, type_name: str) -> Path:
         folder = self._folders / type_name
@@ -271,6 +275,7 @@ class Orchestrator:
 
         Raises:
             NotFoundError, ConflictError: there is none; it is not interrupted; nothing can bring its session back.
+            DeniedError, InvalidArgumentError: the configuration of its type, or its folder, is not what it was.
         """
         agent = await self.agents.row(agent_id)
         kind = self._types.get(agent.type)
@@ -279,14 +284,20 @@ class Orchestrator:
         if agent.session is None or kind is None:
             why = "it kept no session" if kind is not None else f"there is no type {agent.type} here"
             raise ConflictError(f"agent {agent_id} cannot be brought back: {why}; spawn a new one")
+        refuse_wider(agent.permission_mode, kind, confirmed=True)  # a human said so when it was spawned
+        self._working_folder(Path(agent.cwd) if agent.cwd is not None else None, kind)
         agent.owner, agent.status, agent.ended_at = self._owner, "starting", None
         if not await self._runs.put_agent(agent, expected="interrupted"):
             raise ConflictError(f"agent {agent_id} was brought back by another server in this moment")
         try:
             live = await self._launch(agent, kind)
-        except (AgentDiedError, OSError) as exc:
-            await self._not_started(agent, str(exc))
-            raise ConflictError(f"agent {agent_id} could not be brought back: {exc}; spawn a new one") from None
+        except (AgentDiedError, OSError, DeckError) as exc:
+            agent.status, agent.error, agent.ended_at = "interrupted", str(exc), self._clock.now()
+            await self.agents.record(agent, "not_revived", error=agent.error)  # its session is there, for another try
+            raise ConflictError(
+                f"agent {agent_id} could not be brought back: {exc}; resume it once that is mended, or spawn a new one"
+            ) from None
+        agent.error = None
         await self.agents.record(agent, "revived", session=agent.session)
         return live
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,8 +126,9 @@ class Controls:
         return await self._tasks.finish(self._apply(query, action, actor, options))
 
     async def _apply(self, query: LiveQuery, action: Control, actor: str, options: Options) -> Outcome:
-        async with query.lock:
-            before, shown = query.row.status, shown_of(query.row)
+        changes = action != "execute_command"  # that one may take a minute, for which a terminate must not wait
+        async with query.lock if changes else nullcontext():
+            before, shown = query.row.status, shown_of(query.row) if changes else None
             try:
                 if query.ended.is_set():
                     outcome = after_the_end(query.row, action)
@@ -305,9 +307,12 @@ class Controls:
             row.model = model
             await self._live.save(query)
             return {"status": "queued", "effectiveAt": "next_request", "reason": "its work begins with this model"}
-        if row.model == model:
+        if row.model == model and query.next_model in (None, model):
             return {"status": "applied", "effectiveAt": "now", "reason": "it works with it already"}
-        return await query.agent.handle.set_model(model)
+        outcome = await query.agent.handle.set_model(model)
+        if outcome.get("status") in ("applied", "pending", "queued"):
+            query.next_model = model
+        return outcome
 
     async def _change_permissions(self, query: LiveQuery, options: Options) -> Outcome:
         """Less is always granted; the deck's own doors narrow before the agent hears of it and widen after."""

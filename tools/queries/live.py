@@ -59,6 +59,7 @@ class LiveQuery:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     active: Stopwatch = field(default_factory=Stopwatch)
     level: PauseLevel | None = None  # of the pause that it is in
+    next_model: str | None = None  # what its agent was last told to change to
     pausing: asyncio.Task[Outcome] | None = None  # what the agent makes of the last pause
     terminating: bool = False
     resumed: bool = False  # it began on a server that is gone

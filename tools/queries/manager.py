@@ -18,7 +18,7 @@ from quarterdeck.storage.tasks import Tasks
 from ..agents.live import LiveAgent
 from ..agents.models import resolve
 from ..agents.orchestrator import Orchestrator
-from ..agents.rights import lower
+from ..agents.rights import lower, may_raise
 from ..agents.runners.base import AgentDiedError, Work, WorkCancelledError, WorkError
 from .live import LiveQueries, LiveQuery
 from .spending import Spending
@@ -96,6 +96,7 @@ class QueryManager:
 
         Raises:
             ConflictError: it is not interrupted, it never began, or its agent kept no session.
+            DeniedError: the configuration allows its permission mode no more.
             LimitError: what it may spend is used up.
         """
         if row.status != "interrupted":
@@ -103,6 +104,8 @@ class QueryManager:
         agent_row = await self._orchestrator.agents.row(row.agent_id)
         wanted = {**row.budget, **budget}
         self._spending.check_resume(row, wanted, agent_row, row.usage or {})
+        if (kind := self._orchestrator.kind(row.agent_type)) is not None:
+            may_raise(row.permission_mode, agent_row.permission_mode, kind, confirmed=True)  # a human said so then
         live = self._orchestrator.agents.get(row.agent_id)
         agent = live or await self._orchestrator.revive(row.agent_id)
         if row.started_at is not None:

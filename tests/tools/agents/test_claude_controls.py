@@ -16,6 +16,7 @@ from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.runners.base import AgentDiedError, Outcome, WorkCancelledError
 from quarterdeck.tools.agents.runners.claude.agent import CONTINUE
 from quarterdeck.tools.agents.runners.claude.launch import is_root
+from quarterdeck.tools.agents.runners.claude.session import Session
 from tests.servers.anthropic import Reply
 from tests.tools.agents.claude_agents import Place, Seen, bash, place
 from tests.until import until
@@ -200,6 +201,25 @@ async def test_an_interrupt_aborts_the_turn_and_a_resume_continues_the_session(h
     assert await working == "all of it"
     assert "the task" in here.api.requests[1].text
     assert CONTINUE in here.api.requests[1].last
+
+
+async def test_an_interrupt_that_is_taken_back_before_the_turn_has_ended_holds_nothing(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await here.start()
+    here.api.will_say(Reply("half of it", until=asyncio.Event()), "all of it")
+    seen = Seen()
+    working = asyncio.create_task(agent.run(seen.work("the task")))
+    await until(lambda: seen.progress)
+    turn_ended = Session.turn_ended
+
+    async def resumed_meanwhile(session: Session) -> None:
+        await agent.resume()
+        await turn_ended(session)
+
+    monkeypatch.setattr(Session, "turn_ended", resumed_meanwhile)
+    assert (await agent.pause("interrupt"))["status"] == "failed"
+    assert await asyncio.wait_for(working, 20) == "all of it"
 
 
 async def test_an_interrupt_before_the_prompt_loses_nothing(here: Place) -> None:

@@ -135,7 +135,8 @@ class AgentHandle(Protocol):
 
     async def pause(self, level: PauseLevel) -> Outcome:
         """Pause the work at one of `levels`; returns when that was observed, however long it takes, or when it cannot
-        be. Work that came to its end meanwhile is paused: nobody takes its result before the resume."""
+        be. Without work, before its begin or after its end, it is paused at once: nobody gives it work or takes its
+        result before the resume."""
         ...
 
     async def resume(self) -> Outcome:

@@ -25,6 +25,7 @@ class Commands:
         self._children = children
         self._kind = kind
         self._cwd = cwd
+        self._running: set[Child] = set()
 
     async def run(self, name: str) -> Outcome:
         """Run one to its end; `observed` has its exit code and what it said, cut at `limits.output_kb`.
@@ -40,6 +41,7 @@ class Commands:
             child = await self._children.start(self._kind.order(self._cwd, command), limit=CHUNK)
         except OSError as exc:
             return {"status": "failed", "reason": f"{command[0]} could not be started: {exc}"}
+        self._running.add(child)
         child.stdin.close()
         outputs = [_Output(stream, self._kind.limits.output_kb << 10) for stream in (child.stdout, child.stderr)]
         readers = [asyncio.create_task(output.read()) for output in outputs]
@@ -54,6 +56,7 @@ class Commands:
             for reader in readers:
                 reader.cancel()
             await _end(child)
+            self._running.discard(child)
         stdout, stderr = (output.text() for output in outputs)
         observed = {
             "exitCode": code,
@@ -66,6 +69,11 @@ class Commands:
             return {"status": "applied", "effectiveAt": "now", "observed": observed}
         reason = f"it was ended after {seconds:g} s" if code is None else f"it exited with code {code}"
         return {"status": "failed", "reason": f"command {name}: {reason}", "observed": observed}
+
+    async def end(self) -> None:
+        """End what still runs, with the agent."""
+        for child in list(self._running):
+            await _end(child)
 
 
 class _Output:

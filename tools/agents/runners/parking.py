@@ -21,8 +21,10 @@ class Parking:
         self._waiting: asyncio.Future[Seen] | None = None
         self._held = False
 
-    async def hold(self) -> Outcome:
+    async def hold(self, *, at_work: bool) -> Outcome:
         """Returns once the worker stands at a safe point, has ended its work, or was told to go on meanwhile."""
+        if not at_work:
+            return _applied("no work goes on")
         self._waiting = asyncio.get_running_loop().create_future()
         self._write("hold")
         seen = await self._waiting
@@ -50,11 +52,6 @@ class Parking:
                 "alternatives": ["terminate"],
             }
         return _applied("running")
-
-    @property
-    def is_wanted(self) -> bool:
-        """A hold waits for the worker's answer."""
-        return self._waiting is not None and not self._waiting.done()
 
     def see(self, what: Seen) -> None:
         """Take what the worker said, or that its work has ended."""

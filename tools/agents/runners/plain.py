@@ -22,6 +22,14 @@ from .ends import DRAIN_TIMEOUT, LastWords, WallTime
 CHUNK = 1 << 16
 END_GRACE = 1.0  # seconds from SIGTERM to SIGKILL for a command whose work is given up
 
+_NOTHING_RUNS: Outcome = {
+    "status": "applied",
+    "effectiveAt": "now",
+    "level": "freeze",
+    "lossless": True,
+    "observed": {"state": "no command runs"},
+}
+
 
 class PlainAgent:
     """The prompt goes to stdin; the answer is the text on stdout, once the command has exited with code 0."""
@@ -33,7 +41,8 @@ class PlainAgent:
         self._commands = commands
         self._wall = WallTime(command.limits.wall)
         self._root: psutil.Process | None = None
-        self._begun = asyncio.Event()  # the command of the present work runs
+        self._starting = asyncio.Lock()  # held while a command starts, which nothing can stop yet
+        self._resumes = 0  # so far
         self._given_up: str | None = None  # the work that was cancelled
         self._spent: float | None = 0.0  # CPU seconds of the commands that have ended; None: not known
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -48,21 +57,13 @@ class PlainAgent:
     async def run(self, work: Work) -> str:
         """See AgentHandle.run."""
         self._check(work)
-        try:
-            return await self._run(work)
-        finally:
-            self._root = None
-            self._begun.set()  # whoever waited to pause it finds nothing that runs
-            self._begun.clear()
-
-    async def _run(self, work: Work) -> str:
-        try:
-            child = await self._children.start(self._command.order(self._cwd), limit=CHUNK)
-        except OSError as exc:
-            raise WorkError(f"{self._command.command[0]} could not be started: {exc}") from None
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
-            self._root = psutil.Process(child.pid)
-        self._begun.set()
+        async with self._starting:
+            try:
+                child = await self._children.start(self._command.order(self._cwd), limit=CHUNK)
+            except OSError as exc:
+                raise WorkError(f"{self._command.command[0]} could not be started: {exc}") from None
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
+                self._root = psutil.Process(child.pid)
         try:
             self._check(work)
             return await self._converse(child, work)
@@ -125,17 +126,21 @@ class PlainAgent:
 
     async def pause(self, level: PauseLevel) -> Outcome:
         del level  # there is one
-        await self._begun.wait()
-        if self._root is None:
-            return {"status": "applied", "effectiveAt": "now", "lossless": True, "observed": {"state": "ended"}}
-        outcome = await trees.pause(self._root)
+        resumes = self._resumes
+        async with self._starting:
+            if self._resumes != resumes:
+                return {"status": "failed", "level": "freeze", "reason": "it was resumed before its command ran"}
+            if self._root is None:
+                return _NOTHING_RUNS.copy()
+            outcome = await trees.pause(self._root)
         if outcome.get("status") == "applied":
             self._wall.stop()
         return outcome
 
     async def resume(self) -> Outcome:
+        self._resumes += 1
         if self._root is None:
-            return {"status": "applied", "effectiveAt": "now", "lossless": True, "observed": {"state": "ended"}}
+            return _NOTHING_RUNS.copy()
         self._wall.go_on()
         return await trees.resume(self._root)
 
@@ -153,6 +158,7 @@ class PlainAgent:
     async def end(self, grace: float) -> None:
         if not self._ended.done():
             self._ended.set_result("it was ended")
+        await self._commands.end()
         await self._end_process(grace)
 
     async def _end_process(self, grace: float) -> None:

@@ -151,8 +151,6 @@ class ProcessAgent:
         try:
             async with self._wall.limited():
                 await self._send(type="task", id=work.id, prompt=work.prompt)
-                if self._parking.is_wanted:
-                    self._write_parking("hold")
                 return await asyncio.shield(self._done)
         except TimeoutError:
             await self._leave(work, self._done)
@@ -182,7 +180,7 @@ class ProcessAgent:
         if level == "freeze":
             outcome = await trees.pause(self._root)
         else:
-            outcome = await self._parking.hold()
+            outcome = await self._parking.hold(at_work=self._work is not None)
         if outcome.get("status") == "applied":
             self._level = level
             self._wall.stop()
@@ -211,6 +209,8 @@ class ProcessAgent:
         return self._record.run(command, self._root)
 
     async def end(self, grace: float) -> None:
+        if self._commands is not None:
+            await self._commands.end()
         await processes.end(self._root, grace)
         await self.wait()
         await self._child.cleared
@@ -224,7 +224,7 @@ class ProcessAgent:
         return trees.usage(self._root)
 
     def _write_parking(self, kind: Literal["hold", "release"]) -> None:
-        if self._work is not None:  # else the work is about to begin, and is told so then
+        if self._work is not None:
             self._write(type=kind, id=self._work.id)
 
     def _write(self, **message: Any) -> None:

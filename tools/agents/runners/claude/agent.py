@@ -156,14 +156,17 @@ class ClaudeAgent:
         gate = self._session.steps.gate
         aborted = self._session.in_turn
         # In this order: the gate is closed before the turn can end.
-        _, refusal = await asyncio.gather(gate.pause(), self._refusal(self._session.interrupt()))
+        parked, refusal = await asyncio.gather(gate.pause(), self._refusal(self._session.interrupt()))
         if refusal:
             gate.resume()
             return {"status": "failed", "level": "interrupt", "reason": refusal, "alternatives": ["hold", "terminate"]}
         await self._session.turn_ended()
-        outcome = await gate.pause()
-        if outcome.get("status") != "applied":
-            return {**outcome, "level": "interrupt"}
+        if parked.get("status") == "applied" and not gate.is_open:
+            parked = await gate.pause()
+        if (
+            parked.get("status") != "applied"
+        ):  # it was resumed meanwhile: to close the gate again would hold it for ever
+            return {**parked, "level": "interrupt"}
         return {
             "status": "applied",
             "effectiveAt": "now",
