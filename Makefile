@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MODEL := .dev/minilm
 
-.PHONY: setup demo test test-all check bench clean
+.PHONY: setup demo test test-all check bench bench-vectors clean
 
 setup: $(STAMP)
 
@@ -21,8 +22,12 @@ $(STAMP): pyproject.toml
 	ln -sfn ../../storage .dev/quarterdeck/storage
 	touch $(STAMP)
 
-demo: setup
-	$(BIN)/quarterdeck demo
+# The sentence model of the tests, laid out as a folder.
+$(MODEL): | $(STAMP)
+	$(BIN)/python -m tests.embedders $(MODEL)
+
+demo: setup $(MODEL)
+	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/$(MODEL)}" $(BIN)/quarterdeck demo
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
@@ -38,6 +43,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+# ARGS=--large: a million points too
+bench-vectors: setup
+	$(BIN)/python -m tests.bench --only vectors $(ARGS)
 
 clean:
 	rm -rf $(VENV) .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,8 +28,8 @@ from quarterdeck.storage.remote import without_password
 from quarterdeck.storage.sqlite import copy_database
 
 from .config import Settings
-from .deck import MEMORY_FILE, backend_of, prepare_data_dir, sqlite_path
 from .directory_lock import RESTORING, exclusive, shared
+from .stores import MEMORY_FILE, backend_of, prepare_data_dir, sqlite_path
 
 MANIFEST = "manifest.json"
 FORMAT = 1

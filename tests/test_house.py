@@ -42,6 +42,23 @@ def test_a_relative_import_cannot_leave_its_room() -> None:
     assert imported_rooms(ROOT / "tools" / "agents" / "tool.py") == {"tools", "storage"}
 
 
+def test_only_the_stores_know_the_backends() -> None:
+    """`doctor` and `backup` look at what no store has opened."""
+    backends = [
+        f"quarterdeck.storage.{path.relative_to(ROOT / 'storage').with_suffix('').as_posix().replace('/', '.')} "
+        for name in ("sqlite", "postgres", "redis", "faiss", "qdrant", "local", "s3")
+        for path in (ROOT / "storage").glob(f"*/{name}.py")
+    ]
+    assert len(backends) > 7
+    knowing = {
+        path.relative_to(ROOT).as_posix()
+        for room in ("server", "tools")
+        for path in (ROOT / room).rglob("*.py")
+        if any(backend in path.read_text(encoding="utf-8") for backend in backends)
+    }
+    assert knowing == {"server/stores.py", "server/doctor.py", "server/backup.py"}
+
+
 def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 

@@ -11,7 +11,9 @@ from tempfile import TemporaryDirectory
 from quarterdeck.storage.errors import DeckError
 
 from ..client import DeckClient
+from ..config import load_settings
 from .documents import Document, folder_documents, package_documents
+from .embedder import usable_embedder
 from .report import Report
 from .steps import Demo
 
@@ -35,7 +37,10 @@ def run_demo(folder: Path | None) -> int:
 
 
 async def _run(documents: Sequence[Document], data_dir: Path, report: Report) -> int:
-    deck = DeckClient(data_dir, environment={"QUARTERDECK_UPLOAD_ROOTS": str(documents[0].path.parent)})
+    embedder, about = await usable_embedder(load_settings(), data_dir)
+    report.say(f"Searches {about}")
+    environment = {"QUARTERDECK_UPLOAD_ROOTS": str(documents[0].path.parent), "QUARTERDECK_EMBEDDER": embedder}
+    deck = DeckClient(data_dir, environment=environment)
     async with AsyncExitStack() as stack:
         stack.push_async_exit(deck)  # the first step starts it
         for title, step in Demo(deck, documents, report).steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from ..client import DeckClient
 from .kept import pages
 from .report import CheckFailedError
 
-PATIENCE = 60.0  # seconds for a query to end
+PATIENCE = 600.0  # seconds for a query to end: a sentence model on a busy machine takes minutes
+ONE_WAIT = 30.0  # seconds of a call
 POLL = 0.01  # seconds
 
 
@@ -54,7 +56,11 @@ class Queries:
             on_done(progress)
 
         ids = list(query_ids)
-        answer = await self._deck.call("query_wait", queryIds=ids, timeout=PATIENCE, on_progress=on_progress)
+        latest = time.monotonic() + PATIENCE
+        while True:
+            answer = await self._deck.call("query_wait", queryIds=ids, timeout=ONE_WAIT, on_progress=on_progress)
+            if not answer["pending"] or time.monotonic() > latest:
+                break
         results: list[dict[str, Any]] = answer["results"]
         for result in results:
             if result["status"] != "completed":

@@ -147,7 +147,8 @@ class Demo:
                 self._report.say(f"      {hit['score']:.3f}  {document.name}, line {hit['payload']['line']}")
             top = {document.path for document in best[:1]}
             self._check("the best hit is the document with this sentence", bool(top & question.answers))
-        return f"{len(found)} searches in {took:.0f} ms"
+        described = await self._deck.call("vector_collections", action="describe", collection=kept.DOCUMENTS)
+        return f"{len(found)} searches in {took:.0f} ms with the embedder {described['collections'][0]['embedder']}"
 
     async def pause(self) -> str:
         query_id, outcome = await self._pause_midway()

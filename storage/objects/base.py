@@ -12,8 +12,11 @@ from ..errors import ConflictError, InvalidArgumentError, NotFoundError
 CHUNK_BYTES = 1 << 20
 """The size in which contents should move, so that memory stays flat."""
 
-Chunks = Callable[[], AsyncGenerator[bytes, None]]
-"""Yields the contents; every call starts from the beginning. What it raises passes through the store."""
+Chunks = Callable[[], AsyncGenerator[bytes | memoryview, None]]
+"""Yields the contents; every call starts from the beginning. What it raises passes through the store.
+
+A chunk is only valid until the next one is asked for, so that one buffer can serve for all of them.
+"""
 
 Stored = Callable[[int], Awaitable[None]]
 """Is told how many bytes of one object the store has by now."""

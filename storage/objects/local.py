@@ -166,7 +166,7 @@ class _Draft:
         self.digest = hashlib.sha256()
         self.size = 0
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         self._contents.write(chunk)
         self.digest.update(chunk)
         self.size += len(chunk)

@@ -274,7 +274,7 @@ class Put:
 class _Reader:
     """Cuts chunks of any size anew."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> None:
         self._chunks = chunks
         self._rest = memoryview(b"")
 

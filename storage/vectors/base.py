@@ -23,7 +23,7 @@ numbers each, and the vectors themselves on disk."""
 Precision = Literal["fast", "balanced", "exact"]
 Stored = Literal["float32", "float16"]
 Payload: TypeAlias = Mapping[str, Any]  # a JSON object, shared: never change one
-Vector: TypeAlias = "Sequence[float] | NDArray[np.float32]"
+Vector: TypeAlias = "Sequence[float] | NDArray[np.float32] | NDArray[np.float64]"
 
 MAX_DIMENSION = 4096
 MAX_PAYLOAD_BYTES = 1 << 20

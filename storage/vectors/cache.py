@@ -62,12 +62,15 @@ class CachingVectorStore:
         if common is None:
             return await found(queries)
 
+        made: dict[int, list[Hit]] = {}
+
         async def make(places: Sequence[int]) -> Made:
-            values = [_value(hits) for hits in await found([queries[place] for place in places])]
+            made.update(zip(places, await found([queries[place] for place in places]), strict=True))
+            values = [_value(hits) for hits in made.values()]  # bytes: no caller can change what is kept
             return Made(values, keep=await self._store.change_token(name) == token)
 
         values = await self._cache.through(name, [_digest(common, query) for query in queries], make)
-        return [_hits(value) for value in values]
+        return [made[place] if place in made else _hits(value) for place, value in enumerate(values)]
 
 
 def _common(

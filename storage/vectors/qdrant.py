@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from qdrant_client import models
 
 from ..clock import Clock
 from ..errors import ConflictError, InvalidArgumentError, NotFoundError, StorageError, UnsupportedError
+from ..tasks import Tasks
 from .base import (
     MAX_DIMENSION,
     CollectionInfo,
@@ -28,32 +29,16 @@ from .base import (
     Vector,
     WishedIndex,
 )
-from .filters import Predicate, parse_filter
-from .matrix import Matrix, to_matrix, to_unit_length
+from .filters import parse_filter
 from .qdrant_catalogue import Catalogue, Head
 from .qdrant_filters import TERMS, translate
-from .qdrant_options import as_it_is, creation, note_on, search_params
-from .qdrant_points import (
-    EXPIRY,
-    ID,
-    PAYLOAD,
-    ended,
-    live,
-    payload_of,
-    scored,
-    to_point,
-    to_structs,
-    uuid_after,
-    uuid_of,
-    wide_threshold,
-)
+from .qdrant_options import as_it_is, creation, defects, note_on
+from .qdrant_points import EXPIRY, ended, live, to_point, to_structs, uuid_after, uuid_of
+from .qdrant_search import Search
 from .qdrant_server import Server
 from .rows import check_id
 
 T = TypeVar("T")
-
-PAGE = 500
-WIDENED = 4  # times as many are asked for where too few of those found matched
 
 
 class QdrantVectorStore:
@@ -67,7 +52,8 @@ class QdrantVectorStore:
         self._client = server.client
         self._catalogue = Catalogue(server, clock)
         self._clock = clock
-        self._tasks = set[asyncio.Task[Any]]()
+        self._search = Search(server.client, self._catalogue, clock)
+        self._tasks = Tasks()  # a write goes to its end even if its caller is cancelled: it must be announced
 
     @classmethod
     async def open(cls, url: str, api_key: str | None, clock: Clock) -> QdrantVectorStore:
@@ -88,16 +74,8 @@ class QdrantVectorStore:
 
     async def close(self) -> None:
         """Let running writes end, then disconnect."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.close()
         await self._server.close()
-
-    async def _to_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a write to its end even if the caller is cancelled: it must be announced."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
 
     async def _read(self, name: str, work: Callable[[Head], Awaitable[T]]) -> T:
         """Run `work` on the collection; once more if another deck has just replaced what it was taken for."""
@@ -128,7 +106,7 @@ class QdrantVectorStore:
     ) -> CollectionInfo:
         now = self._clock.now()
         info = CollectionInfo(name, dimension, metric, embedder, now, index, quantization, stored)
-        await self._to_end(self._create(info))
+        await self._tasks.finish(self._create(info))
         return info
 
     async def _create(self, info: CollectionInfo) -> Head:
@@ -181,7 +159,7 @@ class QdrantVectorStore:
     async def optimize(self, name: str) -> CollectionState:
         """Remove what has ended; the rest Qdrant does by itself, all the time."""
         head = await self._catalogue.find(name, fresh=True)
-        await self._to_end(self._write(head, [], {}))
+        await self._tasks.finish(self._write(head, [], {}))
         return await self.inspect(name)
 
     async def snapshot(self, name: str) -> str:
@@ -190,18 +168,12 @@ class QdrantVectorStore:
 
     async def verify(self, name: str) -> list[str]:
         async def work(head: Head) -> list[str]:
-            found = await self._client.get_collection(head.stored_as)
-            wrong: list[str] = []
-            if found.status == models.CollectionStatus.RED:
-                wrong.append("Qdrant calls the collection damaged (red)")
-            if isinstance(found.optimizer_status, models.OptimizersStatusOneOf1):
-                wrong.append(f"Qdrant's optimizer failed: {found.optimizer_status.error}")
-            return wrong
+            return defects(await self._client.get_collection(head.stored_as))
 
         return await self._read(name, work)
 
     async def drop(self, name: str) -> int:
-        return await self._to_end(self._drop(name))
+        return await self._tasks.finish(self._drop(name))
 
     async def _drop(self, name: str) -> int:
         head = await self._catalogue.find(name, fresh=True)
@@ -211,7 +183,7 @@ class QdrantVectorStore:
         return count
 
     async def replace(self, name: str, successor: str, *, unchanged_since: str | None = None) -> None:
-        await self._to_end(self._replace(name, successor, unchanged_since))
+        await self._tasks.finish(self._replace(name, successor, unchanged_since))
 
     async def _replace(self, name: str, successor: str, unchanged_since: str | None) -> None:
         old, new = [await self._catalogue.find(each, fresh=True) for each in (name, successor)]
@@ -229,7 +201,7 @@ class QdrantVectorStore:
 
     async def upsert(self, name: str, points: Sequence[Point], *, embedder: str | None = None) -> int:
         if points:
-            await self._to_end(self._upsert(name, points, embedder))
+            await self._tasks.finish(self._upsert(name, points, embedder))
         return len(points)
 
     async def _upsert(self, name: str, points: Sequence[Point], embedder: str | None) -> None:
@@ -255,15 +227,15 @@ class QdrantVectorStore:
 
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         uuids = _to_uuids(ids)
-        return await self._to_end(self._delete(await self._catalogue.find(name, fresh=True), uuids))
+        return await self._tasks.finish(self._delete(await self._catalogue.find(name, fresh=True), uuids))
 
     async def delete_where(self, name: str, where: Mapping[str, Any]) -> int:
         parse_filter(where)
-        return await self._to_end(self._delete_where(await self._catalogue.find(name, fresh=True), where))
+        return await self._tasks.finish(self._delete_where(await self._catalogue.find(name, fresh=True), where))
 
     async def _delete_where(self, head: Head, where: Mapping[str, Any]) -> int:
         with self._server.explained(head.info.name):
-            uuids = [str(record.id) async for record in self._matching(head, where)]
+            uuids = [str(record.id) async for record in self._search.matching(head, where)]
         return await self._delete(head, uuids)
 
     async def _delete(self, head: Head, uuids: list[str]) -> int:
@@ -323,26 +295,13 @@ class QdrantVectorStore:
             condition, is_exact = translate(asked)
             if is_exact:
                 return await self._count(head, live(self._clock.now(), condition))
-            return len([record async for record in self._matching(head, asked)])
+            return len([record async for record in self._search.matching(head, asked)])
 
         return await self._read(name, work)
 
     async def _count(self, head: Head, where: models.Filter) -> int:
         with self._server.explained(head.info.name):
             return (await self._client.count(head.stored_as, where)).count
-
-    async def _matching(self, head: Head, where: Mapping[str, Any]) -> AsyncIterator[models.Record]:
-        accepts, offset = parse_filter(where), None
-        condition = live(self._clock.now(), translate(where).condition)
-        while True:
-            found, offset = await self._client.scroll(
-                head.stored_as, condition, limit=PAGE, offset=offset, with_payload=[PAYLOAD]
-            )
-            for record in found:
-                if accepts(payload_of(record)):
-                    yield record
-            if offset is None:
-                return
 
     async def search_text(
         self, name: str, texts: Sequence[str], *, limit: int, where: Mapping[str, Any] | None = None
@@ -361,47 +320,15 @@ class QdrantVectorStore:
         where: Mapping[str, Any] | None = None,
         precision: Precision = "balanced",
     ) -> list[list[Hit]]:
-        accepts = None if where is None else parse_filter(where)
+        if where is not None:
+            parse_filter(where)
 
         async def work(head: Head) -> list[list[Hit]]:
-            info = head.info
-            asked = to_matrix(queries, [f"query {n}" for n in range(len(queries))], info.dimension, info.metric)
-            request = models.QueryRequest(
-                filter=live(self._clock.now(), translate(where or {}).condition),
-                params=search_params(precision),
-                score_threshold=wide_threshold(threshold, info.metric),
-                with_payload=[ID, PAYLOAD, EXPIRY],
+            return await self._search.hits(
+                head, queries, limit=limit, threshold=threshold, where=where, precision=precision
             )
-            unit = to_unit_length(asked) if info.metric == "cosine" else asked
-            return await self._search(head, request, unit, limit, threshold, accepts)
 
         return await self._read(name, work)
-
-    async def _search(
-        self,
-        head: Head,
-        request: models.QueryRequest,
-        asked: Matrix,
-        limit: int,
-        threshold: float | None,
-        accepts: Predicate | None,
-    ) -> list[list[Hit]]:
-        """Ask for more where the predicate, which may be stricter than the request's filter, leaves too few."""
-        found: list[list[Hit]] = [[] for _ in asked]
-        waiting, size = list(range(len(asked))), limit
-        while waiting:
-            requests = [request.model_copy(update={"query": asked[n].tolist(), "limit": size}) for n in waiting]
-            answers = await self._client.query_batch_points(head.stored_as, requests)
-            for number, answer in zip(waiting, answers, strict=True):
-                for point in answer.points:
-                    if end := (point.payload or {}).get(EXPIRY):
-                        self._catalogue.note_end(head, end)
-                hits = [Hit(*each) for each in scored(answer.points, head.info.metric, threshold)]
-                found[number] = [hit for hit in hits if accepts is None or accepts(hit.payload)][:limit]
-            sizes = {number: len(answer.points) for number, answer in zip(waiting, answers, strict=True)}
-            waiting = [n for n in waiting if accepts and len(found[n]) < limit and sizes[n] == size]
-            size *= WIDENED
-        return found
 
 
 def _to_uuids(ids: Sequence[str]) -> list[str]:

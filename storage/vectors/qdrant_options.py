@@ -88,3 +88,13 @@ def note_on(info: CollectionInfo, index: IndexKind) -> str | None:
     if info.quantization == "fp16":
         return "Qdrant has no fp16 beside the vectors: it compares them as stored"
     return None
+
+
+def defects(found: models.CollectionInfo) -> list[str]:
+    """What Qdrant says is wrong with it; empty: nothing."""
+    wrong: list[str] = []
+    if found.status == models.CollectionStatus.RED:
+        wrong.append("Qdrant calls the collection damaged (red)")
+    if isinstance(found.optimizer_status, models.OptimizersStatusOneOf1):
+        wrong.append(f"Qdrant's optimizer failed: {found.optimizer_status.error}")
+    return wrong

@@ -83,7 +83,7 @@ class SlotTable:
 
     def remove(self, keys: Slots) -> None:
         """Bury those of the points that are here."""
-        if len(self):
+        if len(self) and len(keys):
             slots = np.searchsorted(self.keys, keys).clip(max=len(self) - 1)
             self._bury(np.unique(slots[self.keys[slots] == keys]))
 

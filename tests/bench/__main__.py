@@ -27,27 +27,36 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "vectors": vectors.measure,
     "vector_cache": vector_cache.measure,
 }
-ON_REQUEST: dict[str, Callable[[Path], list[Figure]]] = {"vectors_large": vectors.measure_large}  # minutes, gigabytes
+LARGE: dict[str, Callable[[Path], list[Figure]]] = {"vectors": vectors.measure_large}  # minutes, gigabytes
 COLUMNS = ("measure", "ours", "theirs", "they are", "ratio", "target", "ok")
 
 
 def main() -> int:
-    benches = {**BENCHES, **ON_REQUEST}
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("--only", choices=list(benches), metavar="NAME", help=", ".join(benches))
-    only = parser.parse_args().only
+    parser.add_argument("--only", choices=list(BENCHES), metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument(
+        "--large", action="store_true", help=f"and what takes minutes and gigabytes: {', '.join(LARGE)}"
+    )
+    asked = parser.parse_args()
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"{platform.python_implementation()} {platform.python_version()}, mcp {version('mcp')}\n"
+        f"{platform.python_implementation()} {platform.python_version()}, mcp {version('mcp')}, {_load()}\n"
         "Ratio: the time ours takes by the time theirs takes (0.5 is half), measured in turns in one run: the median\n"
         "over neighbouring turns (those without p50 and CPU: of the whole run), steadier than the medians beside it.\n"
     )
     figures: list[Figure] = []
-    for name in [only] if only else BENCHES:
-        with tempfile.TemporaryDirectory(prefix="quarterdeck-bench-") as folder:
-            figures += benches[name](Path(folder))
+    for name in [asked.only] if asked.only else BENCHES:
+        for benches in (BENCHES, LARGE) if asked.large else (BENCHES,):
+            if name in benches:
+                with tempfile.TemporaryDirectory(prefix="quarterdeck-bench-") as folder:
+                    figures += benches[name](Path(folder))
     print(_table([COLUMNS, *map(_row, figures)]))
+    print(f"\nat the end: {_load()}")
     return 0 if all(figure.is_met for figure in figures) else 1
+
+
+def _load() -> str:
+    return f"load average {os.getloadavg()[0]:.1f}"
 
 
 def _row(figure: Figure) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def memory_service() -> MemoryServer:
     It knows a memory by the hash of its text: what ours gets by key is there a search for text.
     """
     package = "mcp-memory-service"
-    python = _pip(package)
+    python = pip_install(package)
     version = _run([python, "-c", f"from importlib.metadata import version; print(version('{package}'))"])
 
     def exact(entry: Entry, limit: int) -> Mapping[str, Any]:
@@ -187,7 +187,7 @@ def _npm_version(root: Path, package: str) -> str:
     return str(json.loads(manifest)["version"])
 
 
-def _pip(package: str) -> Path:
+def pip_install(package: str) -> Path:
     """Install a package into a virtual environment of its own; its interpreter."""
     root = CACHE / package
     python = root / "bin" / "python"

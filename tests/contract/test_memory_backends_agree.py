@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quarterdeck.server.deck import open_memory_store
+from quarterdeck.server.stores import open_memory_store
 from quarterdeck.storage.errors import ConflictError
 from quarterdeck.storage.memory.base import MemoryStore
 from tests.servers.postgres import PostgresServer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.server.deck import open_memory_store
+from quarterdeck.server.stores import open_memory_store
 from quarterdeck.storage.errors import ConflictError
 from quarterdeck.storage.memory.base import Entry, MemoryStore, NamespaceStats, searchable_text
 

@@ -31,9 +31,14 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 def chunks(*parts: bytes) -> Chunks:
-    async def each() -> AsyncGenerator[bytes, None]:
+    """All in one buffer, which is blank again by the time the next is asked for."""
+
+    async def each() -> AsyncGenerator[memoryview, None]:
+        buffer = bytearray(max(map(len, parts), default=0))
         for part in parts:
-            yield part
+            buffer[: len(part)] = part
+            yield memoryview(buffer)[: len(part)]
+            buffer[:] = bytes(len(buffer))
 
     return each
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
-from quarterdeck.server.deck import open_memory_store
+from quarterdeck.server.stores import open_memory_store
 from quarterdeck.storage import postgres
 from quarterdeck.storage.errors import StorageError
 from quarterdeck.storage.memory import redis

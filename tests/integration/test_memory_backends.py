@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
-from quarterdeck.server.deck import open_memory_store
+from quarterdeck.server.stores import open_memory_store
 from quarterdeck.storage.clock import SystemClock
 from quarterdeck.storage.errors import ConflictError
 from quarterdeck.tools.memory.service import MemoryService

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-
-def run(command: str, data_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "quarterdeck.server", command],
-        env={**os.environ, "QUARTERDECK_DATA_DIR": str(data_dir), **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.server.command import run
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
+from tests.server import command
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedServer
 
 SECRET = "s3cret-w0rd"
 KEYS = {"MINIO_ACCESS_KEY": "access", "MINIO_SECRET_KEY": SECRET}
 
 
-def run(command: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "quarterdeck.server", command],
-        env={**os.environ, "QUARTERDECK_DATA_DIR": str(data_dir), **settings},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def run(name: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    done = command.run(name, data_dir, **settings)
     assert SECRET not in done.stdout + done.stderr
     return done
 

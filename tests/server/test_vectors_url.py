@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
+from tests.server.command import run
 from tests.servers.qdrant import API_KEY, QdrantShim
 from tests.servers.valkey import ValkeyServer
 
@@ -22,18 +20,6 @@ def environment(shim: QdrantShim, valkey: ValkeyServer) -> dict[str, str]:
         "QUARTERDECK_VECTORS_KEY": API_KEY,
         "QUARTERDECK_CACHE_URL": valkey.url,
     }
-
-
-def run(command: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "quarterdeck.server", command],
-        env={**os.environ, "QUARTERDECK_DATA_DIR": str(folder), **settings},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 async def test_two_decks_share_a_server_and_a_cache(

@@ -346,7 +346,7 @@ async def test_closing_stops_building(path: Path, points: Matrix, monkeypatch: p
     def until_closed(generation: Generation, *arguments: Any, **options: Any) -> Any:
         if threading.current_thread().name.startswith("vectors-build"):
             tried.set()
-            assert store._stop.wait(30)  # pyright: ignore[reportPrivateUsage]
+            assert store._threads.stop.wait(30)  # pyright: ignore[reportPrivateUsage]
         return chunk(generation, *arguments, **options)
 
     monkeypatch.setattr(Generation, "put", until_closed)
@@ -465,7 +465,8 @@ async def test_verify_tells_what_the_index_has_and_the_points_have_not(open_stor
     store = await open_store()
     await fill(store, points[:100])
     await built(store)
-    generation = store._replicas["c"].generation  # pyright: ignore[reportPrivateUsage]
+    replicas = store._replicas  # pyright: ignore[reportPrivateUsage]
+    generation = replicas.of(replicas.find("c")).generation
     assert generation is not None
     generation.slots.alive[3] = True
     vectors: Any = generation.index.vectors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
-from mcp_types import TextContent
 
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.objects.base import ObjectStore
@@ -30,6 +28,7 @@ from tests.clock import ManualClock
 from tests.embedders import offering
 from tests.ready import ready
 from tests.servers.seaweed import SeaweedServer
+from tests.tools.calling import call
 
 STAMP = "2025-06-15T15-06-40"  # of the manual clock
 
@@ -42,24 +41,15 @@ class Deck:
         self.server = MCPServer("test", tools=[*upload_tools(service, Ingest(service, vectors))])
 
     async def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        is_error, answer = await self._call(tool, arguments)
+        is_error, answer = await call(self.server, tool, arguments)
         assert not is_error, answer
         return answer
 
     async def refusal(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        is_error, answer = await self._call(tool, arguments)
+        is_error, answer = await call(self.server, tool, arguments)
         assert is_error
         assert answer["success"] is False
         return answer
-
-    async def _call(self, tool: str, arguments: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
-        async with Client(self.server) as client:
-            result = await client.call_tool(tool, arguments)
-        (text,) = result.content
-        assert isinstance(text, TextContent)
-        answer = json.loads(text.text)
-        assert answer == result.structured_content
-        return bool(result.is_error), answer
 
 
 @pytest.fixture(params=["local", "s3"])

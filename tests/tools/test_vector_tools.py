@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
-from mcp import Client
 from mcp.server.mcpserver import MCPServer
-from mcp_types import TextContent
 
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.tools.vectors.embedders.lexical import LexicalEmbedder
-from quarterdeck.tools.vectors.search_tool import MAX_QUERIES
+from quarterdeck.tools.vectors.search_tool import MAX_QUERIES, SearchArguments
 from quarterdeck.tools.vectors.service import VectorService
 from quarterdeck.tools.vectors.tool import MAX_POINTS, vector_tools
 from tests.clock import ManualClock
 from tests.docstrings import docstrings
 from tests.embedders import offering
+from tests.tools.calling import call
 
 PLANE: list[dict[str, Any]] = [
     {"id": "east", "vector": [1, 0], "payload": {"n": 1}},
@@ -43,27 +43,18 @@ class Deck:
         self._schemas = {tool.name: tool.fn_metadata.output_schema for tool in tools}
 
     async def answer(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        is_error, answer = await self._call(tool, arguments)
+        is_error, answer = await call(self._server, tool, arguments)
         assert not is_error, answer
         assert answer["success"] is True
         jsonschema.validate(answer, self._schemas[tool] or False)
         return answer
 
     async def refusal(self, tool: str, **arguments: Any) -> str:
-        is_error, answer = await self._call(tool, arguments)
+        is_error, answer = await call(self._server, tool, arguments)
         assert is_error, answer
         assert answer["success"] is False
         text: str = answer["error"]
         return text
-
-    async def _call(self, tool: str, arguments: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
-        async with Client(self._server) as client:
-            result = await client.call_tool(tool, arguments)
-        (text,) = result.content
-        assert isinstance(text, TextContent)
-        answer = json.loads(text.text)
-        assert answer == result.structured_content
-        return bool(result.is_error), answer
 
     async def nearest(self, **arguments: Any) -> list[str]:
         (hits,) = (await self.answer("vector_search", collection="c", **arguments))["results"]
@@ -397,3 +388,10 @@ def test_starting_with_these_tools_loads_no_numerics() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("given", [[1, 2.5], "[1, 2.5]"])
+def test_numbers_become_an_array_at_once(given: object) -> None:
+    arguments = SearchArguments.model_validate({"collection": "c", "vector": given})
+    assert isinstance(arguments.vector, np.ndarray)
+    assert arguments.vector.tolist() == [1.0, 2.5]

@@ -22,8 +22,8 @@ from quarterdeck.storage.runs.base import (
     ProcessId,
     RunStore,
 )
+from quarterdeck.storage.tasks import Tasks
 
-from ..tasks import Tasks
 from . import processes
 from .budget import Ledger
 from .live import LiveAgent, LiveAgents, SpawnRequest

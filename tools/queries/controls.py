@@ -14,13 +14,13 @@ import anyio
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, DeckError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Audit, Query, QueryStatus, RunStore
+from quarterdeck.storage.tasks import Tasks
 
 from ..agents.budget import PAUSES, figures
 from ..agents.models import resolve
 from ..agents.orchestrator import Orchestrator
 from ..agents.rights import is_wider, may_raise
 from ..agents.runners.base import Control, Outcome, PauseLevel, unsupported
-from ..tasks import Tasks
 from .live import LiveQueries, LiveQuery
 from .spending import Spending
 

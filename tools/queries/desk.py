@@ -18,13 +18,13 @@ from pydantic import TypeAdapter
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, DeckError
 from quarterdeck.storage.runs.base import LIVE_QUERY, ProcessId, Query, Request, RunStore
+from quarterdeck.storage.tasks import Tasks
 
 from ..agents import processes
 from ..agents.orchestrator import Orchestrator
 from ..agents.rights import needs_consent, question
 from ..agents.runners.base import Control, Outcome
 from ..contract import Call
-from ..tasks import Tasks
 from .controls import NO_OPTIONS, Controls, Options, after_the_end, check_options, shown_of
 from .live import LiveQueries
 from .manager import QueryManager

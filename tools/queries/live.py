@@ -12,6 +12,7 @@ from typing import Any
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import DeckError, NotFoundError
 from quarterdeck.storage.runs.base import Query, RunStore
+from quarterdeck.storage.tasks import Tasks
 
 from ..agents.budget import Amounts
 from ..agents.live import LiveAgent
@@ -19,7 +20,6 @@ from ..agents.models import Size, size_of
 from ..agents.orchestrator import Orchestrator
 from ..agents.runners.base import Outcome, PauseLevel
 from ..agents.tracker import Tracker
-from ..tasks import Tasks
 from .spending import Spending
 
 log = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ import anyio
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, LimitError
 from quarterdeck.storage.runs.base import LIVE_QUERY, Audit, Query, QueryStatus, RunStore
+from quarterdeck.storage.tasks import Tasks
 
 from ..agents.live import LiveAgent
 from ..agents.models import resolve
 from ..agents.orchestrator import Orchestrator
 from ..agents.rights import lower, may_raise
 from ..agents.runners.base import AgentDiedError, Work, WorkCancelledError, WorkError
-from ..tasks import Tasks
 from .live import LiveQueries, LiveQuery
 from .spending import Spending
 

@@ -17,10 +17,10 @@ from typing import Protocol
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import DeckError, DeniedError, InvalidArgumentError
 from quarterdeck.storage.runs.base import Query
+from quarterdeck.storage.tasks import Tasks
 
 from ..agents.models import Size
 from ..agents.runners.base import Control, Outcome
-from ..tasks import Tasks
 from .controls import Options
 from .rules import Facts, Rule
 

@@ -54,8 +54,10 @@ class Source(Protocol):
         """
         ...
 
-    def chunks(self) -> AsyncGenerator[bytes, None]:
+    def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
         """Yield the contents, exactly as many bytes as `prepare` found; a second call starts again.
+
+        A chunk is only valid until the next one is asked for.
 
         Raises:
             DeckError: it cannot be read any more, or changed since.
@@ -140,12 +142,13 @@ class PathSource:
         self._size, self._version = found.st_size, _version(found)
         return Prepared(self._size, start)
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def chunks(self) -> AsyncGenerator[memoryview, None]:
         with await self._roots.run(self._roots.open, self._path) as file:
             left = self._size
-            while left and (chunk := await self._roots.run(file.read, min(CHUNK_BYTES, left))):
-                left -= len(chunk)
-                yield chunk
+            buffer = memoryview(bytearray(min(CHUNK_BYTES, left)))  # the same pages again and again
+            while left and (length := await self._roots.run(file.readinto, buffer[:left])):
+                left -= length
+                yield buffer[:length]
             if left or _version(os.fstat(file.fileno())) != self._version:
                 raise DeckError("changed while it was read; upload it again when nothing writes to it")
 

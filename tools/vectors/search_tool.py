@@ -12,15 +12,15 @@ from typing_extensions import TypedDict
 from quarterdeck.storage.vectors.base import Hit, Metric, Precision
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, FromJsonText, Json, Limit, deck_tool
 
+from .numbers import Numbers
 from .service import Mode, VectorService
 
 MAX_QUERIES = 100
 MAX_TOKENS = 25_000
 BYTES_PER_TOKEN = 4
 
-Numbers = Annotated[list[float], FromJsonText]
 Queries = Annotated[list[str], Field(min_length=1, max_length=MAX_QUERIES), FromJsonText]
-Vectors = Annotated[list[list[float]], Field(min_length=1, max_length=MAX_QUERIES), FromJsonText]
+Vectors = Annotated[list[Numbers], Field(min_length=1, max_length=MAX_QUERIES), FromJsonText]
 Filter = Annotated[
     dict[str, Json],
     FromJsonText,
@@ -52,7 +52,7 @@ class SearchArguments(Arguments):
         return self.queries if self.query is None else [self.query]
 
     @property
-    def points(self) -> list[list[float]] | None:
+    def points(self) -> list[Numbers] | None:
         return self.vectors if self.vector is None else [self.vector]
 
     @model_validator(mode="after")

@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, FromJsonText, Json, deck_tool
 
 from .collections_tool import collections_tool
-from .search_tool import Filter, Numbers, search_tool
+from .numbers import Numbers
+from .search_tool import Filter, search_tool
 from .service import NewPoint, VectorService
 
 MAX_POINTS = 1000  # of one call

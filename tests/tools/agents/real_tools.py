@@ -43,6 +43,10 @@ class RealTools:
         except DeckError as exc:
             raise RefusalError(exc.message) from None
 
+    async def put(self, collection: str, **texts: str) -> None:
+        points = [{"id": key, "text": text} for key, text in texts.items()]
+        await self("vector_upsert", {"collection": collection, "points": points})
+
     async def memory(self, action: str, namespace: str, key: str, **more: Any) -> Any:
         arguments = {"action": action, "namespace": namespace, "key": key, **more}
         return await self._tools["memory_usage"].answer(arguments, NoClient())

@@ -38,11 +38,6 @@ async def sync(tools: RealTools, tmp_path: Path) -> AsyncIterator[Driver]:
         yield worker
 
 
-async def put(tools: RealTools, collection: str, **texts: str) -> None:
-    points = [{"id": key, "text": text} for key, text in texts.items()]
-    await tools("vector_upsert", {"collection": collection, "points": points})
-
-
 async def points(tools: RealTools, collection: str) -> dict[str, Any]:
     """All of them, with vectors bit for bit."""
     found: dict[str, Any] = {}
@@ -55,15 +50,15 @@ async def points(tools: RealTools, collection: str) -> dict[str, Any]:
 
 
 async def test_both_are_made_equal_whichever_has_changed(tools: RealTools, sync: Driver) -> None:
-    await put(tools, "sea", whale="whales sing", tide="tides turn", coral="corals grow")
+    await tools.put("sea", whale="whales sing", tide="tides turn", coral="corals grow")
     assert (await sync.run(SYNC))["copied"] == {"left": 0, "right": 3}
     assert await points(tools, "sync:sea") == await points(tools, "sea")
     shapes = [await tools("vector_shape", {"collection": name}) for name in ("sea", "sync:sea")]
     assert shapes[0] == shapes[1]
     assert shapes[0]["embedder"] == "lexical"
 
-    await put(tools, "sea", whale="whales dive", both="one")
-    await put(tools, "sync:sea", tide="tides return", both="two")
+    await tools.put("sea", whale="whales dive", both="one")
+    await tools.put("sync:sea", tide="tides return", both="two")
     await tools("vector_delete", {"collection": "sync:sea", "ids": ["coral"]})
     second = await sync.run(SYNC)
     assert (second["copied"], second["deleted"]) == ({"left": 1, "right": 1}, {"left": 1, "right": 0})
@@ -103,21 +98,21 @@ async def test_vectors_payloads_and_lifetimes_come_across_as_they_are(
 
 
 async def test_what_is_only_there_comes_here(tools: RealTools, sync: Driver) -> None:
-    await put(tools, "sync:sea", whale="whales sing")
+    await tools.put("sync:sea", whale="whales sing")
     assert (await sync.run(SYNC))["copied"] == {"left": 1, "right": 0}
     [[hit]] = (await tools("vector_search", {"collection": "sea", "query": "whale"}))["results"]
     assert hit["id"] == "whale"
 
 
 async def test_another_store_than_the_configured_one_is_refused(tools: RealTools, sync: Driver) -> None:
-    await put(tools, "sea", whale="whales sing")
+    await tools.put("sea", whale="whales sing")
     assert "no store 'office' (configured: sync)" in await sync.refuse({**SYNC, "right": "office:sea"})
     assert "a name is 1 to 128 letters" in await sync.refuse({**SYNC, "right": "sync:http://elsewhere"})
 
 
 @pytest.mark.parametrize("tools", [SHIM], indirect=True)
 async def test_a_server_that_is_away_is_no_deletion(tools: RealTools, sync: Driver, qdrant_shim: QdrantShim) -> None:
-    await put(tools, "sea", whale="whales sing")
+    await tools.put("sea", whale="whales sing")
     await sync.run(SYNC)
     qdrant_shim.kill()
     try:

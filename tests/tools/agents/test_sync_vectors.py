@@ -27,11 +27,6 @@ async def sync(tools: RealTools, tmp_path: Path) -> AsyncIterator[Driver]:
         yield worker
 
 
-async def put(tools: RealTools, collection: str, **texts: str) -> None:
-    points = [{"id": key, "text": text} for key, text in texts.items()]
-    await tools("vector_upsert", {"collection": collection, "points": points})
-
-
 async def points(tools: RealTools, collection: str) -> dict[str, Any]:
     page = await tools("vector_points", {"collection": collection})
     return {point.pop("id"): point for point in page["points"]}
@@ -43,7 +38,7 @@ async def shape(tools: RealTools, collection: str) -> dict[str, Any]:
 
 
 async def test_collections_are_made_equal_point_by_point(tools: RealTools, sync: Driver) -> None:
-    await put(tools, "left", whale="whales sing", tide="tides turn", coral="corals grow")
+    await tools.put("left", whale="whales sing", tide="tides turn", coral="corals grow")
     first = await sync.run(SYNC)
     assert first["copied"] == {"left": 0, "right": 3}
     assert await shape(tools, "right") == await shape(tools, "left")
@@ -51,8 +46,8 @@ async def test_collections_are_made_equal_point_by_point(tools: RealTools, sync:
     [[hit]] = (await tools("vector_search", {"collection": "right", "query": "whale", "limit": 1}))["results"]
     assert hit["id"] == "whale"
 
-    await put(tools, "left", whale="whales dive", both="one")
-    await put(tools, "right", tide="tides return", both="two")
+    await tools.put("left", whale="whales dive", both="one")
+    await tools.put("right", tide="tides return", both="two")
     await tools("vector_delete", {"collection": "right", "ids": ["coral"]})
     second = await sync.run(SYNC)
     assert (second["copied"], second["deleted"]) == ({"left": 1, "right": 1}, {"left": 1, "right": 0})
@@ -86,7 +81,7 @@ async def test_many_points_with_their_lifetimes_cross_the_pages(tools: RealTools
 
 async def test_what_does_not_fit_or_has_gone_is_refused(tools: RealTools, sync: Driver) -> None:
     assert "no collection 'left' and no 'right'" in await sync.refuse(SYNC)
-    await put(tools, "left", a="whales")
+    await tools.put("left", a="whales")
     assert "points have no times" in await sync.refuse({**SYNC, "rule": "newer"})
     await tools("vector_upsert", {"collection": "other", "points": [{"id": "a", "vector": [1, 2]}]})
     assert "their points do not fit each other" in await sync.refuse({**SYNC, "right": "other"})
@@ -98,7 +93,7 @@ async def test_what_does_not_fit_or_has_gone_is_refused(tools: RealTools, sync: 
 
 
 async def test_a_dropped_collection_comes_back_from_a_snapshot(tools: RealTools, sync: Driver) -> None:
-    await put(tools, "sea", whale="whales sing", tide="tides turn")
+    await tools.put("sea", whale="whales sing", tide="tides turn")
     vectors = [{"id": "x", "vector": [0.1, 2e-9], "payload": {"n": None}, "ttl": 30}, {"id": "y", "vector": [1, 1]}]
     await tools("vector_collections", {"action": "create", "collection": "raw", "dimension": 2, "metric": "dot"})
     await tools("vector_upsert", {"collection": "raw", "points": vectors})
@@ -117,11 +112,11 @@ async def test_a_dropped_collection_comes_back_from_a_snapshot(tools: RealTools,
 
 
 async def test_an_export_of_points_is_the_same_for_the_same_points(tools: RealTools, sync: Driver) -> None:
-    await put(tools, "sea", whale="whales sing", tide="tides turn")
+    await tools.put("sea", whale="whales sing", tide="tides turn")
     export = {"do": "git_integration", "collections": ["sea"]}
     first = await sync.run(export)
     assert [file["file"] for file in first["files"]] == ["vectors/sea.jsonl"]
-    await put(tools, "sea", whale="whales sing")
+    await tools.put("sea", whale="whales sing")
     assert not (await sync.run(export))["committed"]
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-import anyio
 import psutil
 
 from quarterdeck.storage.errors import DeckError
@@ -38,6 +37,7 @@ from .commands import CommandType
 from .ends import DRAIN_TIMEOUT, LastWords, WallTime
 from .parking import Parking
 from .plain import PlainAgent
+from .ready import when_ready
 from .record import Record
 
 log = logging.getLogger(__name__)
@@ -87,16 +87,7 @@ class ProcessRunner:
             code = (await child.exited).code
             child.close()
             raise AgentDiedError(words.explain("the worker", code)) from None
-        try:
-            async with asyncio.timeout(READY_TIMEOUT):
-                await agent.begin(spec)
-        except BaseException as exc:
-            with anyio.CancelScope(shield=True):
-                await agent.end(grace=0)
-            if isinstance(exc, TimeoutError):
-                raise AgentDiedError(f"not ready within {READY_TIMEOUT:g} s") from None
-            raise
-        return agent
+        return await when_ready(agent, agent.begin(spec), READY_TIMEOUT, "the worker")
 
 
 class ProcessAgent:

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 from quarterdeck.storage.runs.base import ProcessId
+from quarterdeck.storage.tasks import Tasks
 
-from ...tasks import Tasks
 from .. import processes
 from .children import STDERR_LIMIT, Child, Exit, Order, harmless_environment, python
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from importlib.metadata import version
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import psutil
-from acp import PROTOCOL_VERSION, RequestError, connect_to_agent, text_block
-from acp.schema import AgentCapabilities, ClientCapabilities, Implementation
-from pydantic import ValidationError
+from acp import text_block
+from acp.schema import (
+    AgentCapabilities,
+    LoadSessionResponse,
+    NewSessionResponse,
+    ResumeSessionResponse,
+)
 
 from quarterdeck.storage.runs.base import ProcessId
 
@@ -31,30 +32,22 @@ from ..base import (
     unsupported,
 )
 from ..children import Child
-from ..ends import DRAIN_TIMEOUT, LastWords
 from ..messages import MAX_ERROR
 from .choices import Category
 from .config import AcpType
+from .conversation import Conversation, RefusedError
 from .permissions import Rules, own_mode
 from .session import MAX_ANSWER, Session
-from .transport import Pipe
 
 ANSWER_TIMEOUT = 5.0  # seconds for the answer to a change
 SEEN_TIMEOUT = 1.0  # seconds for a changed mode to be reported
 CONTINUE = "Continue where you left off."
-AUTH_REQUIRED = -32000  # error code of the protocol
-
-T = TypeVar("T")
 
 _STOPPED: Outcome = {
     "status": "failed",
     "reason": "its processes are stopped and take nothing; resume it first",
     "alternatives": ["resume"],
 }
-
-
-class RefusedError(Exception):
-    """The agent did not do what it was asked for; the text says why."""
 
 
 class AcpAgent:
@@ -74,69 +67,52 @@ class AcpAgent:
         self._kind = kind
         self._folder = folder
         self._session = Session(Rules(folder, kind.allow))
-        self._pipe = Pipe(child)
-        self._connection = connect_to_agent(self._session, self._pipe)  # type: ignore[arg-type]
+        self._talk = Conversation(child, self._root, self._session)
+        self._connection = self._talk.connection
         self._first_mode: str | None = None  # of the agent's own, before any was chosen
         self._own_mode: str | None = None  # that it was told last
-        self._capabilities = AgentCapabilities()
-        self._auth_methods: Sequence[str] = ()
         self._keeps_sessions = False
         self._commands: deque[str] = deque()  # that are to run when the present turn has ended
         self._level: PauseLevel | None = None
         self._aborted = False  # the last interrupt ended a turn
         self._given_up: str | None = None  # the work that was cancelled
-        self._words = LastWords()
-        self._listening = asyncio.create_task(self._words.collect(child.stderr))
-        self._ended = asyncio.create_task(self._watch())
 
     @property
     def process(self) -> ProcessId:
         return self._identity
 
-    # --- start
-
     async def begin(self, spec: AgentSpec) -> None:
         """Introduce the deck; returns when the session is ready. Raises AgentDiedError."""
         try:
-            await self._introduce()
-            await self._open(spec.session)
+            capabilities = await self._talk.introduce(self._kind.auth_method)
+            await self._open(capabilities, spec.session)
             if spec.model is not None:
                 await self._set_model(spec.model)
             await self._set_mode(spec.permission_mode)
         except RefusedError as exc:
             raise AgentDiedError(str(exc)) from None
 
-    async def _introduce(self) -> None:
-        hello = await self._ask(
-            self._connection.initialize(
-                protocol_version=PROTOCOL_VERSION,
-                client_capabilities=ClientCapabilities(),  # it has its own files and terminals
-                client_info=Implementation(name="quarterdeck", version=version("quarterdeck")),
-            )
-        )
-        if hello.protocol_version != PROTOCOL_VERSION:
-            raise RefusedError(f"the agent speaks version {hello.protocol_version} of ACP, not {PROTOCOL_VERSION}")
-        self._capabilities = hello.agent_capabilities or AgentCapabilities()
-        self._auth_methods = [method.id for method in hello.auth_methods or ()]
-        if self._kind.auth_method is not None:
-            await self._ask(self._connection.authenticate(method_id=self._kind.auth_method))
-
-    async def _open(self, earlier: str | None) -> None:
+    async def _open(self, capabilities: AgentCapabilities, earlier: str | None) -> None:
         """A new session, or the `earlier` one."""
-        sessions = self._capabilities.session_capabilities
+        sessions = capabilities.session_capabilities
         resumes = sessions is not None and sessions.resume is not None
-        loads = bool(self._capabilities.load_session)
+        loads = bool(capabilities.load_session)
         self._keeps_sessions = resumes or loads
         session = self._session
+        opened: NewSessionResponse | ResumeSessionResponse | LoadSessionResponse
         if earlier is None:
-            opened = await self._ask(self._connection.new_session(cwd=self._folder, mcp_servers=[]))
+            opened = await self._talk.ask(self._connection.new_session(cwd=self._folder, mcp_servers=[]))
             session.id = opened.session_id
         else:
             if not self._keeps_sessions:
                 raise RefusedError("the agent does not go on with sessions of an earlier process")
             session.id, session.cost_known = earlier, False
-            go_on = self._connection.resume_session if resumes else self._connection.load_session
-            opened = await self._ask(go_on(cwd=self._folder, session_id=earlier, mcp_servers=[]))
+            if resumes:
+                resume = self._connection.resume_session(cwd=self._folder, session_id=earlier, mcp_servers=[])
+                opened = await self._talk.ask(resume)
+            else:
+                load = self._connection.load_session(cwd=self._folder, session_id=earlier, mcp_servers=[])
+                opened = await self._talk.ask(load)
         session.choices.take_modes(opened.modes)
         session.choices.take_options(opened.config_options)
         if (mode := session.choices.get("mode")) is not None:
@@ -146,8 +122,8 @@ class AcpAgent:
 
     async def run(self, work: Work) -> str:
         """See AgentHandle.run. The outputs of commands follow the result, each below its command."""
-        if self._ended.done():
-            raise AgentDiedError(self._ended.result())
+        if self._talk.ended.done():
+            raise AgentDiedError(self._talk.ended.result())
         self._session.begin(work)
         try:
             await self._adopt(work)
@@ -180,7 +156,7 @@ class AcpAgent:
                 raise WorkCancelledError(work.id)
             try:
                 request = self._connection.prompt(session_id=session.id or "", prompt=[text_block(prompt)])
-                response = await self._ask(request)
+                response = await self._talk.ask(request)
             except BaseException:
                 session.end_turn(None)
                 raise
@@ -211,8 +187,6 @@ class AcpAgent:
         self._session.leave()
         if self._session.in_turn and not self._child.exited.done():
             await self._connection.cancel(session_id=self._session.id or "")
-
-    # --- pause and resume
 
     async def pause(self, level: PauseLevel) -> Outcome:
         if level == "freeze":
@@ -334,12 +308,12 @@ class AcpAgent:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 if choice is None or choice.option is None:
-                    await self._ask(self._connection.set_session_mode(session_id=session_id, mode_id=value))
+                    await self._talk.ask(self._connection.set_session_mode(session_id=session_id, mode_id=value))
                     return
                 request = self._connection.set_config_option(
                     config_id=choice.option, session_id=session_id, value=value
                 )
-                self._session.choices.take_options((await self._ask(request)).config_options)
+                self._session.choices.take_options((await self._talk.ask(request)).config_options)
         except TimeoutError:
             raise RefusedError(f"the agent has not answered within {ANSWER_TIMEOUT:g} s") from None
 
@@ -368,40 +342,7 @@ class AcpAgent:
         await self._child.cleared
 
     async def wait(self) -> str:
-        return await asyncio.shield(self._ended)
+        return await asyncio.shield(self._talk.ended)
 
     def usage(self) -> Usage | None:
         return None if self._child.exited.done() else trees.usage(self._root)
-
-    async def _watch(self) -> str:
-        """Wait for the end of the process, then for what it has left in its pipes; whoever waits for an answer gets a
-        ConnectionError."""
-        ended = await asyncio.shield(self._child.exited)
-        drained = asyncio.create_task(self._pipe.drained.wait())
-        await asyncio.wait([drained, self._listening], timeout=DRAIN_TIMEOUT)
-        for task in (drained, self._listening):
-            task.cancel()
-        await self._connection.close()
-        self._child.close()
-        return self._pipe.broken or self._words.explain("the agent", ended.code)
-
-    async def _ask(self, request: Coroutine[Any, Any, T]) -> T:
-        """Raises RefusedError; AgentDiedError: it ended, or had to be ended as it broke the protocol."""
-        try:
-            return await request
-        except RequestError as exc:
-            raise RefusedError(self._explain(exc)) from None
-        except ValidationError as exc:
-            raise RefusedError(f"the agent's answer is none of the protocol's: {exc}"[:MAX_ERROR]) from None
-        except ConnectionError:
-            await asyncio.wait([self._child.exited], timeout=DRAIN_TIMEOUT)
-            if not self._child.exited.done():
-                self._pipe.broken = "the agent was ended, as it closed its end of the conversation"
-                await processes.end(self._root, grace=0)
-            raise AgentDiedError(await self.wait()) from None
-
-    def _explain(self, exc: RequestError) -> str:
-        text = f"{exc}: {json.dumps(exc.data)}" if exc.data else str(exc)
-        if exc.code == AUTH_REQUIRED and self._auth_methods:
-            text += f" (auth_method of its type: {', '.join(self._auth_methods)})"
-        return text[:MAX_ERROR]

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import anyio
 import psutil
 
 from ..base import AgentDiedError, AgentHandle, AgentSpec, CallDeck
 from ..children import Children
 from ..ends import DRAIN_TIMEOUT, LastWords
+from ..ready import when_ready
 from .config import AcpType
 
 if TYPE_CHECKING:
@@ -36,16 +36,7 @@ class AcpRunner:
         except ModuleNotFoundError as exc:
             raise AgentDiedError(f"{exc}: pip install 'quarterdeck[acp]'") from None
         agent = await self._launch(self._types[spec.type], spec)
-        try:
-            async with asyncio.timeout(READY_TIMEOUT):
-                await agent.begin(spec)
-        except BaseException as exc:
-            with anyio.CancelScope(shield=True):
-                await agent.end(grace=0)
-            if isinstance(exc, TimeoutError):
-                raise AgentDiedError(f"the agent was not ready within {READY_TIMEOUT:g} s") from None
-            raise
-        return agent
+        return await when_ready(agent, agent.begin(spec), READY_TIMEOUT, "the agent")
 
     async def _launch(self, kind: AcpType, spec: AgentSpec) -> AcpAgent:
         from .agent import AcpAgent

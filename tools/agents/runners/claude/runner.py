@@ -8,13 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import psutil
 
 from quarterdeck.tools.contract import DeckTool
 
 from ..base import AgentDiedError, AgentHandle, AgentSpec, CallDeck
 from ..children import Children
+from ..ready import when_ready
 from .config import ClaudeType
 from .launch import BYPASS, DECK, find_program, is_root, order
 
@@ -51,16 +51,7 @@ class ClaudeRunner:
         program = find_program(kind, Path(str(sdk.__file__)).parent)
         may_bypass = self._widest_mode.get(spec.type) == BYPASS and kind.sandbox and not is_root()
         agent = await self._launch(program, kind, spec, call, may_bypass=may_bypass)
-        try:
-            async with asyncio.timeout(READY_TIMEOUT):
-                await agent.begin()
-        except BaseException as exc:
-            with anyio.CancelScope(shield=True):
-                await agent.end(grace=0)
-            if isinstance(exc, TimeoutError):
-                raise AgentDiedError(f"Claude Code was not ready within {READY_TIMEOUT:g} s") from None
-            raise
-        return agent
+        return await when_ready(agent, agent.begin(), READY_TIMEOUT, "Claude Code")
 
     async def _launch(
         self, program: Path, kind: ClaudeType, spec: AgentSpec, call: CallDeck, *, may_bypass: bool

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from quarterdeck.storage.errors import DeckError
+from .errors import DeckError
 
 log = logging.getLogger(__name__)
 
