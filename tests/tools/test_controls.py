@@ -234,9 +234,11 @@ async def test_a_command_that_takes_long_holds_up_no_other_control(
     monkeypatch.setattr(fake, "execute_command", slow)
     running = asyncio.create_task(control(bridge, "execute_command", command="slow"))
     await entered.wait()
-    async with asyncio.timeout(20):
-        assert (await control(bridge, "terminate"))["observed"]["status"] == "terminated"
-    gate.set()
+    try:
+        async with asyncio.timeout(5):
+            assert (await control(bridge, "terminate"))["observed"]["status"] == "terminated"
+    finally:
+        gate.set()
     assert (await running)["status"] == "applied"
 
 
