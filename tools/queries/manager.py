@@ -103,6 +103,9 @@ class QueryManager:
         self._spending.check_resume(row, row.budget, agent_row, row.usage or {})
         live = self._orchestrator.agents.get(row.agent_id)
         agent = live or await self._orchestrator.revive(row.agent_id)
+        stood = row.paused_at if row.paused_at is not None else row.ended_at  # it has not worked since
+        if row.started_at is not None and stood is not None:
+            row.paused_ms, row.paused_at = row.paused_ms + self._clock.now() - stood, None
         row.owner, row.status, row.ended_at, row.error = agent.row.owner, "queued", None, None
         if not await self._runs.put_query(row, expected="interrupted"):
             raise ConflictError(f"query {row.id} was taken on by another server in this moment")
