@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ async def children(request: pytest.FixtureRequest) -> AsyncGenerator[Children]:
     await children.close()
 
 
-async def plain(children: Children, folder: Path, code: str, **limits: Any) -> PlainAgent:
-    command = CommandType(command=[sys.executable, "-I", "-S", "-u", "-c", code], limits=Limits(**limits))
+async def plain(
+    children: Children, folder: Path, code: str, commands: Mapping[str, list[str]] | None = None, **limits: Any
+) -> PlainAgent:
+    run = [sys.executable, "-I", "-S", "-u", "-c", code]
+    command = CommandType(command=run, limits=Limits(**limits), commands=dict(commands or {}))
     spec = AgentSpec("crunch-1", "crunch", "c", str(folder))
 
     async def no_calls(tool: str, arguments: dict[str, Any]) -> Any:
@@ -107,6 +110,30 @@ async def test_the_memory_of_a_command_that_has_ended_is_unknown(children: Child
     await agent.run(work())
     usage = agent.usage()
     assert usage is None or usage.memory_bytes is None
+
+
+async def test_what_is_ended_has_used_what_it_used(children: Children, tmp_path: Path) -> None:
+    burn = "while time.process_time() < 0.3: pass"
+    code = f"import os, time\nif os.fork(): time.sleep(600)\n{burn}\nopen('burnt', 'w')\ntime.sleep(600)"
+    agent = await plain(children, tmp_path, code)
+    working = asyncio.create_task(agent.run(work()))
+    await until((tmp_path / "burnt").exists)
+    await agent.cancel("q")
+    with pytest.raises(WorkCancelledError):
+        await working
+    usage = agent.usage()
+    assert usage is None or usage.cpu_seconds >= 0.25  # counted in ticks
+
+
+async def test_commands_end_with_their_agent(children: Children, tmp_path: Path) -> None:
+    slow = [sys.executable, "-I", "-S", "-c", "import time; open('up', 'w'); time.sleep(600)"]
+    agent = await plain(children, tmp_path, "pass", commands={"slow": slow})
+    command = asyncio.create_task(agent.execute_command("slow"))
+    await until((tmp_path / "up").exists)
+    await agent.end(grace=0)
+    outcome = await asyncio.wait_for(command, 20)
+    assert outcome.get("status") == "failed"
+    assert outcome.get("observed", {})["exitCode"] < 0
 
 
 async def test_a_pause_before_the_command_runs_waits_for_it_and_stops_it(children: Children, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class PlainAgent:
         self._root: psutil.Process | None = None
         self._begun = asyncio.Event()  # the command of the present work runs
         self._given_up: str | None = None  # the work that was cancelled
+        self._seen = 0.0  # CPU seconds of the present command's tree when it was ended
         self._spent: float | None = 0.0  # CPU seconds of the commands that have ended; None: not known
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -70,8 +71,9 @@ class PlainAgent:
             if not child.exited.done():
                 await self._end_process(END_GRACE)
             self._root = None
-            spent = (await child.exited).cpu_seconds
-            self._spent = self._spent + spent if self._spent is not None and spent is not None else None
+            spent, seen, self._seen = (await child.exited).cpu_seconds, self._seen, 0.0
+            if self._spent is not None:  # the command's own figures leave out what was ended together with it
+                self._spent = self._spent + max(spent, seen) if spent is not None else None
             child.close()
 
     def _check(self, work: Work) -> None:
@@ -153,10 +155,12 @@ class PlainAgent:
     async def end(self, grace: float) -> None:
         if not self._ended.done():
             self._ended.set_result("it was ended")
+        await self._commands.end()
         await self._end_process(grace)
 
     async def _end_process(self, grace: float) -> None:
         if (root := self._root) is not None:
+            self._seen = trees.usage(root).cpu_seconds
             await processes.end(root, grace)
 
     async def wait(self) -> str:

@@ -220,6 +220,8 @@ class ProcessAgent:
         return self._record.run(command, self._root)
 
     async def end(self, grace: float) -> None:
+        if self._commands is not None:
+            await self._commands.end()
         await processes.end(self._root, grace)
         await self.wait()
         await self._child.cleared
