@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,8 @@ class Controls:
         return await self._tasks.finish(self._apply(query, action, actor, options))
 
     async def _apply(self, query: LiveQuery, action: Control, actor: str, options: Options) -> Outcome:
-        async with query.lock:
+        beside = action == "execute_command"  # it changes nothing of the query, and may take its time
+        async with contextlib.nullcontext() if beside else query.lock:
             before, shown = query.row.status, _shown(query.row)
             try:
                 if query.ended.is_set():
@@ -167,6 +169,8 @@ class Controls:
         row = query.row
         if action == "pause" and row.status == "paused" and options.level in (None, query.level):
             return {"status": "applied", "effectiveAt": "now", "level": query.level, "reason": "it was paused before"}
+        if action == "pause" and row.status == "pausing" and query.level and options.level in (None, query.level):
+            return _pending(query, query.level)
         if action == "resume" and row.status == "running":
             row.budget, query.unsaved = {**row.budget, **(options.budget or {})}, True
             return {"status": "applied", "effectiveAt": "now", "reason": "it was running before"}
@@ -217,14 +221,7 @@ class Controls:
         if pausing.done():
             return await self._paused(query, pausing.result())
         self._tasks.start(self._pause_later(query, pausing, actor, options))
-        return {
-            "status": "pending",
-            "effectiveAt": "next_boundary",
-            "level": level,
-            "lossless": True,
-            "reason": "it stands still at its next boundary; query_list shows paused then",
-            "alternatives": ["resume", *(f"level {other}" for other in handle.levels if other != level)],
-        }
+        return _pending(query, level)
 
     async def _paused(self, query: LiveQuery, outcome: Outcome) -> Outcome:
         row = query.row
@@ -300,7 +297,7 @@ class Controls:
         model = resolve(name, kind.models) if kind.models else name
         if row.status == "queued":
             if kind.model is None:
-                return unsupported(f"agents of type {kind.name} have no model", "terminate")
+                return unsupported(f"agents of type {kind.name} begin without a model", "terminate")
             row.model = model
             await self._live.save(query)
             return {"status": "queued", "effectiveAt": "next_request", "reason": "its work begins with this model"}
@@ -334,7 +331,22 @@ class Controls:
 
 def ended(row: Query) -> ConflictError:
     """What to say to a control of a query that has ended."""
-    return ConflictError(f"query {row.id} is {row.status}; nothing can be controlled any more", status=row.status)
+    possible = POSSIBLE.get(row.status)
+    what = f"possible now: {', '.join(possible)}" if possible else "nothing can be controlled any more"
+    return ConflictError(f"query {row.id} is {row.status}; {what}", status=row.status, possible=list(possible or ()))
+
+
+def _pending(query: LiveQuery, level: PauseLevel) -> Outcome:
+    """The answer to a pause that waits for its boundary."""
+    others = [other for other in query.agent.handle.levels if other != level]
+    return {
+        "status": "pending",
+        "effectiveAt": "next_boundary",
+        "level": level,
+        "lossless": True,
+        "reason": "it stands still at its next boundary; query_list shows paused then",
+        "alternatives": ["resume", *(f"resume, then pause with level {other}" for other in others)],
+    }
 
 
 def _ended_meanwhile(query: LiveQuery) -> ConflictError:

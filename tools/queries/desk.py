@@ -150,8 +150,8 @@ class ControlDesk:
     def _refuse_if_gone(self, row: Query) -> None:
         if processes.has_ended(row.owner):
             raise ConflictError(
-                f"query {row.id} lost its server (pid {row.owner.pid}); nothing of it runs any more. Within seconds it "
-                "is marked interrupted: resume then goes on with it if its agent kept a session, else start it again"
+                f"query {row.id} lost its server (pid {row.owner.pid}), and its agent ends with that. Within seconds "
+                "it is marked interrupted: resume then goes on with it if its agent kept a session, else start it again"
             )
 
     # --- serving
