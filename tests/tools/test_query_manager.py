@@ -502,6 +502,7 @@ async def test_what_goes_on_after_its_server_died_has_not_worked_meanwhile(
     ghost = Agent("ghost", "worker", "g", "process", DEAD, 1, status="busy", process=DEAD, session="s")
     await bridge.runs.put_agent(ghost)
     row = Query("q", "ghost", "worker", "p", DEAD, 1, status="running", started_at=began)
+    row.usage = {"tokens": 7, "usd": None}
     if paused_at is not None:
         row.status, row.paused_at = "paused", began + paused_at
     await bridge.runs.add_query(row)
@@ -511,6 +512,8 @@ async def test_what_goes_on_after_its_server_died_has_not_worked_meanwhile(
     await until(lambda: "g" in bridge.runner.agents)
     fake = bridge.runner.agents["g"]
     await fake.started.wait()
+    assert fake.work is not None
+    assert fake.work.used == {"tokens": 7}
     bridge.clock.advance(5)
     fake.finish()
     [done] = await bridge.queries.wait(["q"], 20, ignore)

@@ -162,6 +162,7 @@ class QueryManager:
                 model=row.model,
                 permission_mode=row.permission_mode,
                 resumed=query.resumed,
+                used=_tokens_and_usd(row) if query.resumed else {},
             )
             result, error = None, None
             try:
@@ -263,3 +264,9 @@ class QueryManager:
     async def close(self) -> None:
         """Wait for the last rows to be written; call it after the agents have ended."""
         await self._tasks.close()
+
+
+def _tokens_and_usd(row: Query) -> dict[str, float]:
+    """What the query has used so far, as far as it is known."""
+    used = row.usage or {}
+    return {kind: used[kind] for kind in ("tokens", "usd") if used.get(kind) is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -102,6 +102,7 @@ class Work:
     model: str | None = None
     permission_mode: str = "default"
     resumed: bool = False  # the session has begun it: it is to go on, not to begin anew
+    used: Mapping[str, float] = field(default_factory=dict[str, float])  # tokens and usd before that
 
 
 class AgentHandle(Protocol):

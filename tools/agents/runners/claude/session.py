@@ -233,7 +233,8 @@ class Session:
 
     def _spend(self, work: Work, spent: Spent) -> None:
         self._spent = spent
-        work.on_usage(spent.since(self._spent_before))
+        amounts = spent.since(self._spent_before)
+        work.on_usage({kind: amount + work.used.get(kind, 0) for kind, amount in amounts.items()})
 
 
 async def _one(message: dict[str, Json]) -> AsyncGenerator[dict[str, Json]]:
