@@ -95,7 +95,7 @@ async def test_a_command_that_takes_its_time_holds_no_other_control_up(bridge: B
     fake.command_ends.clear()
     command = asyncio.create_task(control(bridge, "execute_command", command="slow"))
     await until(lambda: fake.commands)
-    assert (await control(bridge, "pause"))["status"] == "applied"
+    assert (await asyncio.wait_for(control(bridge, "pause"), 20))["status"] == "applied"
     assert (await control(bridge, "terminate"))["observed"]["status"] == query.status == "terminated"
     assert not command.done()
     fake.command_ends.set()
