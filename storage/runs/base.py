@@ -65,7 +65,8 @@ class Query:
     prompt: str
     owner: ProcessId
     created_at: int
-    model: str | None = None
+    model: str | None = None  # seen at work; until then the one that it is to begin with
+    wanted_model: str | None = None  # what its agent was told last
     permission_mode: str = "default"
     budget: dict[str, Json] = field(default_factory=dict[str, Json])
     metadata: dict[str, Json] = field(default_factory=dict[str, Json])

@@ -205,7 +205,7 @@ async def test_after_a_sigkill_nothing_runs_on_and_everything_is_found(tmp_path:
         assert record["found"]
         with pytest.raises(ToolRefusedError, match="is interrupted; start a new one"):
             await start(deck, agents[0]["agentId"], do="analyze_document", text="x")
-        with pytest.raises(ToolRefusedError, match="is interrupted; nothing can be controlled"):
+        with pytest.raises(ToolRefusedError, match="is interrupted; possible now: resume"):
             await deck.call("query_control", action="pause", queryId=query)
 
 

@@ -55,6 +55,9 @@ class FakeAgent:
         self.boundary: asyncio.Future[Outcome] | None = None
         self.models: list[str] = []
         self.modes: list[str] = []
+        self.commands: list[str] = []
+        self.command_ends = asyncio.Event()
+        self.command_ends.set()
         self._work: asyncio.Future[Any] | None = None
         self._dead: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.work: Work | None = None
@@ -116,6 +119,8 @@ class FakeAgent:
         return {"status": "applied", "effectiveAt": "now", "observed": {"permissionMode": mode}}
 
     async def execute_command(self, command: str) -> Outcome:
+        self.commands.append(command)
+        await self.command_ends.wait()
         return {"status": "applied", "effectiveAt": "now", "observed": {"stdout": command}}
 
     async def resume(self) -> Outcome:

@@ -75,7 +75,6 @@ async def test_tokens_and_dollars_hold_the_query_until_a_larger_budget(bridge: B
     await bridge.live.tick()
     assert query.status == "running"
     fake.work.on_usage({kind: 6})
-    await bridge.live.tick()
     await until(lambda: query.status == "paused")
     assert fake.paused
     assert query.error == f"paused by the budget: {kind} 6 of 5"

@@ -55,16 +55,19 @@ async def test_a_pause_that_waits_is_pending_until_it_is_parked(bridge: Bridge) 
     query, fake = await begin(bridge)
     outcome = await control(bridge, "pause", level="hold")
     assert (outcome["status"], outcome["effectiveAt"], query.status) == ("pending", "next_boundary", "pausing")
+    assert outcome["alternatives"] == ["resume", "resume, then pause with level freeze"]
+    assert [await control(bridge, "pause"), await control(bridge, "pause", level="hold")] == [outcome, outcome]
+    with pytest.raises(ConflictError, match="is pausing; possible now: resume"):
+        await control(bridge, "pause", level="freeze")
     fake.reach_boundary()
     await until(lambda: query.status == "paused")
-    await until(lambda: bridge.runs.list_audit("q"))
     assert (await control(bridge, "pause"))["reason"] == "it was paused before"
     with pytest.raises(ConflictError, match="possible now: resume"):
         await control(bridge, "pause", level="freeze")
     await control(bridge, "resume")
     fake.finish()
     await bridge.queries.wait(["q"], 20, ignore)
-    later = [entry for entry in await bridge.queries.audit("q") if entry.before == "pausing"]
+    later = [entry for entry in await bridge.queries.audit("q") if entry.after == "paused" != entry.before]
     assert [(entry.action, entry.after, entry.outcome["status"]) for entry in later] == [("pause", "paused", "applied")]
 
 
@@ -85,6 +88,18 @@ async def test_a_query_can_be_terminated_while_its_pause_waits(bridge: Bridge) -
     await control(bridge, "pause", level="hold")
     assert (await control(bridge, "terminate"))["observed"]["status"] == "terminated"
     assert query.status == "terminated"
+
+
+async def test_a_command_that_takes_its_time_holds_no_other_control_up(bridge: Bridge) -> None:
+    query, fake = await begin(bridge)
+    fake.command_ends.clear()
+    command = asyncio.create_task(control(bridge, "execute_command", command="slow"))
+    await until(lambda: fake.commands)
+    assert (await asyncio.wait_for(control(bridge, "pause"), 20))["status"] == "applied"
+    assert (await control(bridge, "terminate"))["observed"]["status"] == query.status == "terminated"
+    assert not command.done()
+    fake.command_ends.set()
+    assert (await command)["status"] == "applied"
 
 
 async def test_a_level_that_the_runner_has_not_is_unsupported_with_those_that_it_has(bridge: Bridge) -> None:

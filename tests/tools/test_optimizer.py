@@ -540,6 +540,7 @@ async def test_a_step_of_the_wall_clock_makes_no_runaway(bridge: Bridge) -> None
 
 async def test_a_resume_with_a_raised_budget_is_held_again_when_that_one_is_over(bridge: Bridge) -> None:
     query, fake = await run_one(bridge, budget={"tokens": 100})
+    bridge.live.on_over_budget = lambda _query: None  # the rule by itself
     watching = optimizer(bridge.live, bridge.desk, bridge.clock)
     assert fake.work is not None
     fake.work.on_usage({"tokens": 101})

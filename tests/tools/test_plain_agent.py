@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ async def children(request: pytest.FixtureRequest) -> AsyncGenerator[Children]:
     await children.close()
 
 
-async def plain(children: Children, folder: Path, code: str, **limits: Any) -> PlainAgent:
-    command = CommandType(command=[sys.executable, "-I", "-S", "-u", "-c", code], limits=Limits(**limits))
+async def plain(
+    children: Children, folder: Path, code: str, commands: Mapping[str, list[str]] | None = None, **limits: Any
+) -> PlainAgent:
+    run = [sys.executable, "-I", "-S", "-u", "-c", code]
+    command = CommandType(command=run, limits=Limits(**limits), commands=dict(commands or {}))
     spec = AgentSpec("crunch-1", "crunch", "c", str(folder))
 
     async def no_calls(tool: str, arguments: dict[str, Any]) -> Any:
@@ -173,3 +176,16 @@ async def test_a_command_beside_the_work_ends_with_its_agent(children: Children,
     await agent.end(grace=0)
     assert (await asyncio.wait_for(running, 20))["status"] == "failed"
     assert not process.is_running()
+
+
+async def test_what_is_ended_has_used_what_it_used(children: Children, tmp_path: Path) -> None:
+    burn = "while time.process_time() < 0.3: pass"
+    code = f"import os, time\nif os.fork(): time.sleep(600)\n{burn}\nopen('burnt', 'w')\ntime.sleep(600)"
+    agent = await plain(children, tmp_path, code)
+    working = asyncio.create_task(agent.run(work()))
+    await until((tmp_path / "burnt").exists)
+    await agent.cancel("q")
+    with pytest.raises(WorkCancelledError):
+        await working
+    usage = agent.usage()
+    assert usage is None or usage.cpu_seconds >= 0.25  # counted in ticks

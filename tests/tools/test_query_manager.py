@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError
-from quarterdeck.storage.runs.base import Query
+from quarterdeck.storage.runs.base import Agent, Query
 from quarterdeck.tools.agents.runners.base import Control, Outcome, WorkCancelledError, WorkError
 from tests.tools.fakes import DEAD, WORKER, Bridge, FakeAgent
 from tests.until import until
@@ -491,3 +491,31 @@ async def test_work_that_the_worker_gave_up_by_itself_says_so(bridge: Bridge) ->
     fake.fail(WorkCancelledError("q"))
     [row] = await finished(bridge, "q")
     assert (row.status, row.error) == ("failed", "the worker cancelled it")
+
+
+@pytest.mark.parametrize("paused_at", [None, 200])
+async def test_what_goes_on_after_its_server_died_has_not_worked_meanwhile(
+    bridge: Bridge, paused_at: int | None
+) -> None:
+    now = bridge.clock.now()
+    began = now - 1000
+    ghost = Agent("ghost", "worker", "g", "process", DEAD, 1, status="busy", process=DEAD, session="s")
+    await bridge.runs.put_agent(ghost)
+    row = Query("q", "ghost", "worker", "p", DEAD, 1, status="running", started_at=began)
+    row.usage = {"tokens": 7, "usd": None}
+    if paused_at is not None:
+        row.status, row.paused_at = "paused", began + paused_at
+    await bridge.runs.add_query(row)
+    await bridge.recovery.recover()
+    bridge.clock.advance(3600)
+    await bridge.desk.control("q", "resume", actor="client")
+    await until(lambda: "g" in bridge.runner.agents)
+    fake = bridge.runner.agents["g"]
+    await fake.started.wait()
+    assert fake.work is not None
+    assert fake.work.used == {"tokens": 7}
+    bridge.clock.advance(5)
+    fake.finish()
+    [done] = await bridge.queries.wait(["q"], 20, ignore)
+    assert done.status == "completed"
+    assert done.active_ms(bridge.clock.now()) == (1000 if paused_at is None else paused_at) + 5000

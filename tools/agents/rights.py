@@ -44,12 +44,15 @@ class Rights:
 
     def check(self, tool: str, arguments: Mapping[str, Any]) -> None:
         """Raises DeniedError if the agent may not make this call."""
-        if tool in ALWAYS or arguments.get("action") in READS.get(tool, ()):
+        action = arguments.get("action")
+        if tool in ALWAYS or (isinstance(action, str) and action in READS.get(tool, ())):
             return
         if tool not in WRITES:
             allowed = ", ".join(sorted(CALLABLE))
             raise DeniedError(f"an agent may not call {tool} like this; it may call {allowed}")
         place = arguments.get(WRITES[tool], "default")
+        if not isinstance(place, str):
+            raise DeniedError(f"{WRITES[tool]}: should be a text")
         if self.mode == "plan":
             raise DeniedError(f"permission mode plan only reads; {tool} would write to {place!r}")
         if place in RECORDS:

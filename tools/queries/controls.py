@@ -170,6 +170,8 @@ class Controls:
         row = query.row
         if action == "pause" and row.status == "paused" and options.level in (None, query.level):
             return {"status": "applied", "effectiveAt": "now", "level": query.level, "reason": "it was paused before"}
+        if action == "pause" and row.status == "pausing" and query.level and options.level in (None, query.level):
+            return _pending(query, query.level)
         if action == "resume" and row.status == "running":
             row.budget, query.unsaved = {**row.budget, **(options.budget or {})}, True
             return {"status": "applied", "effectiveAt": "now", "reason": "it was running before"}
@@ -221,14 +223,7 @@ class Controls:
         if pausing.done():
             return await self._paused(query, _seen(pausing))
         self._tasks.start(self._pause_later(query, pausing, actor, options))
-        return {
-            "status": "pending",
-            "effectiveAt": "next_boundary",
-            "level": level,
-            "lossless": True,
-            "reason": "it stands still at its next boundary; query_list shows paused then",
-            "alternatives": ["resume", *(f"level {other}" for other in handle.levels if other != level)],
-        }
+        return _pending(query, level)
 
     async def _paused(self, query: LiveQuery, outcome: Outcome) -> Outcome:
         row = query.row
@@ -303,15 +298,15 @@ class Controls:
         model = resolve(name, kind.models) if kind.models else name
         if row.status == "queued":
             if kind.model is None:
-                return unsupported(f"agents of type {kind.name} have no model", "terminate")
-            row.model = model
+                return unsupported(f"agents of type {kind.name} begin without a model", "terminate")
+            row.model = row.wanted_model = model
             await self._live.save(query)
             return {"status": "queued", "effectiveAt": "next_request", "reason": "its work begins with this model"}
-        if row.model == model and query.next_model in (None, model):
+        if row.model == model and row.wanted_model in (None, model):
             return {"status": "applied", "effectiveAt": "now", "reason": "it works with it already"}
         outcome = await query.agent.handle.set_model(model)
         if outcome.get("status") in ("applied", "pending", "queued"):
-            query.next_model = model
+            row.wanted_model, query.unsaved = model, True
         return outcome
 
     async def _change_permissions(self, query: LiveQuery, options: Options) -> Outcome:
@@ -330,11 +325,14 @@ class Controls:
         if not widens:
             agent.rights.mode = mode
         outcome = await agent.handle.set_permissions(mode)
-        if outcome.get("status") in ("applied", "pending", "queued"):
-            agent.rights.mode = row.permission_mode = mode
-            await self._live.save(query)
-        else:
-            agent.rights.mode = before
+        match outcome.get("status"):
+            case "applied":
+                agent.rights.mode = row.permission_mode = mode
+                await self._live.save(query)
+            case "pending" | "queued":  # until it is seen, the row says what was, and the deck grants the less of both
+                pass
+            case _:
+                agent.rights.mode = before
         return outcome
 
 
@@ -343,6 +341,19 @@ def after_the_end(row: Query, action: Control) -> Outcome:
     if action == "terminate" and row.status == "terminated":
         return {"status": "applied", "effectiveAt": "now", "reason": "it was terminated before"}
     raise ConflictError(f"query {row.id} is {row.status}; nothing can be controlled any more", status=row.status)
+
+
+def _pending(query: LiveQuery, level: PauseLevel) -> Outcome:
+    """The answer to a pause that waits for its boundary."""
+    others = [other for other in query.agent.handle.levels if other != level]
+    return {
+        "status": "pending",
+        "effectiveAt": "next_boundary",
+        "level": level,
+        "lossless": True,
+        "reason": "it stands still at its next boundary; query_list shows paused then",
+        "alternatives": ["resume", *(f"resume, then pause with level {other}" for other in others)],
+    }
 
 
 def _seen(pausing: asyncio.Task[Outcome]) -> Outcome:

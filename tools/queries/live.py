@@ -59,7 +59,6 @@ class LiveQuery:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     active: Stopwatch = field(default_factory=Stopwatch)
     level: PauseLevel | None = None  # of the pause that it is in
-    next_model: str | None = None  # what its agent was last told to change to
     pausing: asyncio.Task[Outcome] | None = None  # what the agent makes of the last pause
     terminating: bool = False
     resumed: bool = False  # it began on a server that is gone
@@ -155,7 +154,11 @@ class LiveQueries:
             query.held_progress = report
 
     def take_usage(self, query: LiveQuery, amounts: dict[str, float]) -> None:
+        asks = query.agent.row.runner != "process"  # before each request; of a worker, what it tells is all
+        was_over = asks or bool(self.over_budget(query))
         query.row.usage, query.unsaved = {**(query.row.usage or {}), **amounts}, True
+        if not was_over:
+            self._enforce(query)
 
     def take_model(self, query: LiveQuery, model: str) -> None:
         query.row.model, query.unsaved = model, True
@@ -221,13 +224,16 @@ class LiveQueries:
         if query.ended.is_set() and not query.unsaved:
             self._live.pop(query.row.id, None)
 
+    def _enforce(self, query: LiveQuery) -> None:
+        if query.row.status == "running" and not query.lock.locked() and self.over_budget(query):
+            self.on_over_budget(query)
+
     async def tick(self) -> None:
         """Keep the progress that has come in; hold or end what is over its budget. Called about once a second."""
         queries = self.all()
         for query in queries:  # all of them before the first write, which may take its time
             with _logged(query):
-                if query.row.status == "running" and not query.lock.locked() and self.over_budget(query):
-                    self.on_over_budget(query)
+                self._enforce(query)
         for query in queries:
             with _logged(query):
                 if query.unsaved:

@@ -66,6 +66,7 @@ class QueryManager:
         """
         agent = await self._orchestrator.get(agent_id)
         self._spending.check_start(agent.row)
+        begin_with = resolve(model, agent.kind.models) if model is not None else agent.row.model
         row = Query(
             id=query_id or f"query-{secrets.token_hex(6)}",
             agent_id=agent_id,
@@ -73,7 +74,8 @@ class QueryManager:
             prompt=prompt,
             owner=agent.row.owner,
             created_at=self._clock.now(),
-            model=resolve(model, agent.kind.models) if model is not None else agent.row.model,
+            model=begin_with,
+            wanted_model=begin_with,
             permission_mode=lower(permission_mode, agent.row.permission_mode),
             budget=dict(budget or {}),
             metadata=dict(metadata or {}),
@@ -166,7 +168,7 @@ class QueryManager:
                 on_model=lambda model: self._live.take_model(query, model),
                 on_session=lambda session: self._live.take_session(query, session),
                 before_request=lambda: self._live.before_request(query),
-                model=row.model,
+                model=row.wanted_model,
                 permission_mode=row.permission_mode,
                 resumed=query.resumed,
                 used=row.usage or {},

@@ -15,6 +15,7 @@ from .commands import CommandType
 from .ends import DRAIN_TIMEOUT
 
 CHUNK = 1 << 16
+MOST_OUTPUT = 32 << 10  # bytes of each stream in an answer; less where limits.output_kb is less
 LONGEST = 60.0  # seconds that a command may take; less where the type's own limit is less
 
 
@@ -28,7 +29,7 @@ class Commands:
         self._running: set[Child] = set()
 
     async def run(self, name: str) -> Outcome:
-        """Run one to its end; `observed` has its exit code and what it said, cut at `limits.output_kb`.
+        """Run one to its end; `observed` has its exit code and what it said, or its beginning.
 
         Raises:
             InvalidArgumentError: the type has no command of that name.
@@ -43,7 +44,8 @@ class Commands:
             return {"status": "failed", "reason": f"{command[0]} could not be started: {exc}"}
         self._running.add(child)
         child.stdin.close()
-        outputs = [_Output(stream, self._kind.limits.output_kb << 10) for stream in (child.stdout, child.stderr)]
+        most = min(self._kind.limits.output_kb << 10, MOST_OUTPUT)
+        outputs = [_Output(stream, most) for stream in (child.stdout, child.stderr)]
         readers = [asyncio.create_task(output.read()) for output in outputs]
         seconds = min(self._kind.limits.wall, LONGEST)
         try:
@@ -97,8 +99,12 @@ class _Output:
 
 async def _end(child: Child) -> None:
     """End what the command started, if it still runs."""
+    await _kill(child)
+    child.close()
+
+
+async def _kill(child: Child) -> None:
     if not child.exited.done():
         with contextlib.suppress(psutil.NoSuchProcess):
             await processes.end(psutil.Process(child.pid), grace=0)
-        await child.exited
-    child.close()
+        await asyncio.shield(child.exited)

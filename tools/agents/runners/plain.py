@@ -44,6 +44,7 @@ class PlainAgent:
         self._starting = asyncio.Lock()  # held while a command starts, which nothing can stop yet
         self._resumes = 0  # so far
         self._given_up: str | None = None  # the work that was cancelled
+        self._seen = 0.0  # CPU seconds of the present command's tree when it was ended
         self._spent: float | None = 0.0  # CPU seconds of the commands that have ended; None: not known
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -71,8 +72,9 @@ class PlainAgent:
             if not child.exited.done():
                 await self._end_process(END_GRACE)
             self._root = None
-            spent = (await child.exited).cpu_seconds
-            self._spent = self._spent + spent if self._spent is not None and spent is not None else None
+            spent, seen, self._seen = (await child.exited).cpu_seconds, self._seen, 0.0
+            if self._spent is not None:  # the command's own figures leave out what was ended together with it
+                self._spent = self._spent + max(spent, seen) if spent is not None else None
             child.close()
 
     def _check(self, work: Work) -> None:
@@ -163,6 +165,7 @@ class PlainAgent:
 
     async def _end_process(self, grace: float) -> None:
         if (root := self._root) is not None:
+            self._seen = trees.usage(root).cpu_seconds
             await processes.end(root, grace)
 
     async def wait(self) -> str:
