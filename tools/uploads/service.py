@@ -258,7 +258,8 @@ def _result(sources: Sequence[Source], stored: Sequence[UploadedFile | DeckError
 
 
 def _is_key(key: str) -> bool:
-    return key.startswith(PREFIX) and "/" not in key.removeprefix(PREFIX)
+    name = key.removeprefix(PREFIX)
+    return key.startswith(PREFIX) and "/" not in name and name not in ("", ".", "..")
 
 
 def _check_key(key: str) -> None:
