@@ -53,7 +53,7 @@ class DeckClient:
         self._era: Era = era
         self._parameters = StdioServerParameters(
             command=sys.executable,
-            args=["-m", "quarterdeck.server", "serve"],
+            args=["-P", "-m", "quarterdeck.server", "serve"],  # -P: as the command, no module of the working directory
             env={"QUARTERDECK_DATA_DIR": str(data_dir), **(environment or {})},
             cwd=cwd,
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .base import CollectionInfo, Hit, IndexKind, Payload, Precision, Quantization
-from .index import Index, new_index
+from .index import LEAST_RANKED, Index, new_index
 from .matrix import Matrix, comparable, decode
 from .postings import Postings
 from .ranking import rank
@@ -158,7 +158,9 @@ class Generation:
         matching = size if mask is None else int(np.count_nonzero(mask))
         if not matching:
             return [np.empty(0, np.int64) for _ in queries]
-        limit = min(math.ceil(limit * MARGIN[self.structure[1]]), matching)
+        if (margin := MARGIN[self.structure[1]]) > 1:
+            limit = math.ceil(max(limit, LEAST_RANKED) * margin)
+        limit = min(limit, matching)
         faiss.omp_set_num_threads(1 if len(queries) == 1 else 2)  # holds for this thread
         found = None
         if precision != "exact" and (mask is None or matching > FEW * size):

@@ -24,6 +24,7 @@ HASH_CODES = 64  # of 4 bits: 256 in all
 TRAINING_ITERATIONS = 10
 HNSW_LINKS, HNSW_BUILD = 16, 200
 HNSW_SEARCH: dict[Precision, int] = {"fast": 32, "balanced": 64}
+LEAST_RANKED = 10  # a smaller limit is ranked anew like this one: codes put the nearest as far down as the tenth
 MOST_CANDIDATES = 0.25  # of all slots: to fetch and compare more is dearer than to compare all in a row
 
 
@@ -37,10 +38,10 @@ def wanted(info: CollectionInfo, points: int) -> tuple[IndexKind, Quantization]:
     return "pq" if codes else "exact", info.quantization
 
 
-def rerank_factor(kind: IndexKind, precision: Precision, size: int) -> int:
-    """How many times the limit is re-ranked: measured on sentence embeddings, for a recall of .99 when balanced."""
+def reranked(kind: IndexKind, precision: Precision, size: int, limit: int) -> int:
+    """How many are re-ranked for a limit: measured on sentence embeddings, for a recall of .99 when balanced."""
     factor = 16 if size < 200_000 else 32 if size < 600_000 else 64
-    return factor * (2 if kind == "hash" else 1) // (2 if precision == "fast" else 1)
+    return factor * (2 if kind == "hash" else 1) // (2 if precision == "fast" else 1) * max(limit, LEAST_RANKED)
 
 
 class Index:
@@ -84,7 +85,7 @@ class Index:
         if self.kind == "hnsw":
             return queries * HNSW_SEARCH[precision] * HNSW_LINKS * row
         scanned = size * self._code_bytes
-        return queries * (scanned + rerank_factor(self.kind, precision, size) * limit * row)
+        return queries * (scanned + reranked(self.kind, precision, size, limit) * row)
 
     def nearest(self, queries: Matrix, limit: int, precision: Precision, *, share: float, size: int) -> Slots | None:
         """Slots of shape (queries, some), the nearest first, -1 for none: about `limit` of them are among the `share`
@@ -94,7 +95,7 @@ class Index:
             return None
         want = limit if share == 1 else math.ceil(2 * limit / share) + 8
         graph = self.kind == "hnsw"
-        candidates = HNSW_SEARCH[precision] if graph else rerank_factor(self.kind, precision, size) * limit
+        candidates = HNSW_SEARCH[precision] if graph else reranked(self.kind, precision, size, limit)
         candidates = max(math.ceil(candidates / share), want)
         if candidates > MOST_CANDIDATES * size:
             return None

@@ -76,6 +76,8 @@ class Snapshots:
             "files": {path.name: [path.stat().st_size, _checksum(path)] for path in folder.iterdir()},
         }
         (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        for path in folder.iterdir():
+            path.chmod(0o600)  # as all files of the data directory; FAISS and NumPy make them for everybody
         for path in (*folder.iterdir(), folder, self._root):
             _flush(path)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from quarterdeck.storage.errors import InvalidArgumentError
+from quarterdeck.tools.vectors.embedders import semantic
 from quarterdeck.tools.vectors.embedders.base import EmbedderError
 from quarterdeck.tools.vectors.embedders.semantic import BATCH, SemanticEmbedder
 from tests.embedders import MINILM, unpack_minilm
@@ -102,3 +103,13 @@ async def test_without_a_network_a_model_that_is_not_there_is_refused_plainly(
     with pytest.raises(EmbedderError, match="model hub does not answer") as caught:
         await open_from(None, tmp_path)
     assert f"QUARTERDECK_EMBEDDER=semantic:{MINILM}@FOLDER" in caught.value.message
+
+
+async def test_a_download_runs_no_module_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(semantic, "_DOWNLOAD", "import stranger")
+    with pytest.raises(EmbedderError, match="No module named 'stranger'"):
+        await semantic._download(MINILM, tmp_path)  # pyright: ignore[reportPrivateUsage]

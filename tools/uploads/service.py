@@ -164,16 +164,18 @@ class UploadService:
     ) -> tuple[Sequence[ObjectInfo], str | None]:
         """Return a page of uploads in order of their keys, which is that of time, and the next page's cursor.
 
+        Other programs can have put objects there that are no uploads: a page is shorter by those.
+
         Raises:
             InvalidArgumentError: the prefix or the cursor is one of no upload.
         """
         if not prefix.startswith(PREFIX):
             raise InvalidArgumentError(f"prefix: every upload's key starts with '{PREFIX}', got {prefix[:80]!r}")
-        if cursor is not None and not _is_key(cursor):
+        if cursor is not None and not cursor.startswith(PREFIX):
             raise InvalidArgumentError("cursor: pass the nextCursor of the page before, unchanged, or none")
         found = await (await self._store()).list(prefix, cursor or "", limit + 1)
         page = found[:limit]
-        return page, page[-1].key if len(found) > limit else None
+        return [info for info in page if _is_key(info.key)], page[-1].key if len(found) > limit else None
 
     async def presign(self, key: str, seconds: int) -> str:
         """Return a URL from which anybody can download the upload for so many seconds.
@@ -258,7 +260,8 @@ def _result(sources: Sequence[Source], stored: Sequence[UploadedFile | DeckError
 
 
 def _is_key(key: str) -> bool:
-    return key.startswith(PREFIX) and "/" not in key.removeprefix(PREFIX)
+    name = key.removeprefix(PREFIX)
+    return key.startswith(PREFIX) and "/" not in name and name not in ("", ".", "..")
 
 
 def _check_key(key: str) -> None:

@@ -149,7 +149,7 @@ async def _check_hub(model: str, repository: str) -> None:
 async def _download(model: str, cache: Path) -> None:
     """In a process of its own, which ends with this one's work: a thread could not be ended."""
     pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    command = (sys.executable, "-c", _DOWNLOAD, model, str(cache))
+    command = (sys.executable, "-P", "-c", _DOWNLOAD, model, str(cache))  # -P: no module of the working directory
     process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=null, stderr=pipe)
     try:
         _, told = await process.communicate()
