@@ -53,7 +53,7 @@ class Expected:
             case "pause":
                 self.status, self.level = "paused", level or "freeze"
             case "resume":
-                old, self.budget = self.budget, self.budget | (options.budget or {})
+                old, self.budget = self.budget, {**self.budget, **(options.budget or {})}
                 if self.used_up():
                     self.budget = old
                     return "LimitError"

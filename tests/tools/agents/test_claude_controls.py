@@ -218,7 +218,7 @@ async def test_an_interrupt_that_is_taken_back_before_the_turn_has_ended_holds_n
         await turn_ended(session)
 
     monkeypatch.setattr(Session, "turn_ended", resumed_meanwhile)
-    assert (await agent.pause("interrupt"))["status"] == "failed"
+    assert (await agent.pause("interrupt")).get("status") == "failed"
     assert await asyncio.wait_for(working, 20) == "all of it"
 
 
