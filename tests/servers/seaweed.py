@@ -45,6 +45,7 @@ class SeaweedServer:
             "webdav": "false",
             "admin.ui": "false",
             "s3.port.iceberg": "0",
+            "volume.max": "5000",  # seven a bucket; by itself it takes as many as fill the disk, which may be few
             **ports,
         }
         log = Path(self._folder.name) / "log"
