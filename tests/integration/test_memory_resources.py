@@ -109,7 +109,8 @@ async def test_the_template_is_listed_and_memories_are_not(tmp_path: Path, era: 
     async with DeckClient(tmp_path, era=era) as deck:
         await store(deck, "plan")
         assert (await deck.client.list_resources()).resources == []
-        [template, _] = (await deck.client.list_resource_templates()).resource_templates
+        templates = (await deck.client.list_resource_templates()).resource_templates
+        [template] = [template for template in templates if template.name == "memory"]
         assert (template.uri_template, template.title, template.mime_type) == (TEMPLATE, "Memory", "application/json")
         assert template.description
         assert template.annotations is not None

@@ -40,6 +40,8 @@ class Expected:
         match action:
             case "pause" if status == "paused" and level in (None, self.level):
                 return "applied"
+            case "pause" if status == "pausing" and level in (None, self.level):
+                return "pending"
             case "resume" if status == "running":
                 self.budget |= options.budget or {}
                 return "applied"

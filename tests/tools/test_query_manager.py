@@ -513,7 +513,7 @@ async def test_what_goes_on_after_its_server_died_has_not_worked_meanwhile(
     fake = bridge.runner.agents["g"]
     await fake.started.wait()
     assert fake.work is not None
-    assert fake.work.used == {"tokens": 7}
+    assert fake.work.used == {"tokens": 7, "usd": None}
     bridge.clock.advance(5)
     fake.finish()
     [done] = await bridge.queries.wait(["q"], 20, ignore)

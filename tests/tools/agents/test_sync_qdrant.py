@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ async def test_a_server_that_is_away_is_no_deletion(tools: RealTools, sync: Driv
     await sync.run(SYNC)
     qdrant_shim.kill()
     try:
-        assert "cannot be reached" in await sync.refuse(SYNC)
+        assert re.search("cannot (connect to|be reached)", await sync.refuse(SYNC))  # where it noticed
         assert len(await points(tools, "sea")) == 1
     finally:
         qdrant_shim.restart()
