@@ -340,7 +340,9 @@ def after_the_end(row: Query, action: Control) -> Outcome:
     """What to say to a control of a query that has ended. Raises ConflictError: it can take no effect any more."""
     if action == "terminate" and row.status == "terminated":
         return {"status": "applied", "effectiveAt": "now", "reason": "it was terminated before"}
-    raise ConflictError(f"query {row.id} is {row.status}; nothing can be controlled any more", status=row.status)
+    possible = POSSIBLE.get(row.status, ())
+    what = f"possible now: {', '.join(possible)}" if possible else "nothing can be controlled any more"
+    raise ConflictError(f"query {row.id} is {row.status}; {what}", status=row.status, possible=list(possible))
 
 
 def _pending(query: LiveQuery, level: PauseLevel) -> Outcome:
