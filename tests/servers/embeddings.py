@@ -25,6 +25,7 @@ class EmbeddingsServer:
         self.next: deque[tuple[int, dict[str, str], str] | None] = deque()
         self.silence = threading.Event()  # set: answers are given; cleared: withheld
         self.silence.set()
+        self.is_withholding = False  # an answer is waited for
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,6 +35,7 @@ class EmbeddingsServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.requests.append(body)
                 server.authorizations.append(self.headers["Authorization"])
+                server.is_withholding = not server.silence.is_set()
                 server.silence.wait(20)
                 status, headers, text = (server.next.popleft() if server.next else None) or server.usual(body)
                 with suppress(ConnectionError):  # who asked may have been killed

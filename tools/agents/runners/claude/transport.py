@@ -41,12 +41,20 @@ class CliTransport(Transport):
     async def write(self, data: str) -> None:
         """Raises CLIConnectionError if nobody reads any more."""
         if self._child.stdin.is_closing():
-            raise CLIConnectionError("Claude Code has ended")
+            raise await self._gone()
         self._child.stdin.write(data.encode("utf-8", "replace"))
         try:
             await self._child.stdin.drain()
         except ConnectionError as exc:
-            raise CLIConnectionError("Claude Code has ended") from exc
+            raise await self._gone() from exc
+
+    async def _gone(self) -> CLIConnectionError:
+        """With the reason, if it is known soon."""
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT):
+                return CLIConnectionError(await self.last_words())
+        except TimeoutError:
+            return CLIConnectionError("Claude Code has ended")
 
     async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
         """To the end of the process, which comes when it says what cannot be understood."""
