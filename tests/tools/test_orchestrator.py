@@ -11,8 +11,7 @@ import pytest
 
 from quarterdeck.storage.errors import ConflictError, DeniedError, NotFoundError, StorageError
 from quarterdeck.storage.runs.base import Agent, ProcessId, Query
-from quarterdeck.tools.agents.live import SpawnRequest
-from quarterdeck.tools.agents.orchestrator import SpawnResult
+from quarterdeck.tools.agents.live import SpawnRequest, SpawnResult
 from tests.tools.fakes import DEAD, Bridge
 from tests.until import until
 

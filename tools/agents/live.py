@@ -38,6 +38,20 @@ class SpawnRequest:
     confirmed: bool = False  # a human said yes to its permission mode
 
 
+@dataclass(frozen=True, slots=True)
+class SpawnResult:
+    """What became of a request: an agent that is ready, or why there is none."""
+
+    request: SpawnRequest
+    agent: Agent | None
+    error: str | None
+    spawn_ms: float | None
+
+    @property
+    def spawned(self) -> bool:
+        return self.error is None
+
+
 @dataclass(slots=True, eq=False)
 class LiveAgent:
     """An agent of this server. `turn` makes its queries wait for each other."""

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from quarterdeck.storage.tasks import Tasks
 
 from . import processes
 from .budget import Ledger
-from .live import LiveAgent, LiveAgents, SpawnRequest
+from .live import LiveAgent, LiveAgents, SpawnRequest, SpawnResult
 from .models import resolve
 from .rights import Rights, refuse_wider
 from .runners.base import AgentDiedError, AgentHandle, AgentSpec, CallDeck, Runner
@@ -37,20 +36,6 @@ from .watch import Watch
 log = logging.getLogger(__name__)
 
 PRIORITIES = ("critical", "high", "medium", "low")
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnResult:
-    """What became of a request: an agent that is ready, or why there is none."""
-
-    request: SpawnRequest
-    agent: Agent | None
-    error: str | None
-    spawn_ms: float | None
-
-    @property
-    def spawned(self) -> bool:
-        return self.error is None
 
 
 OnSettled = Callable[[int, int, SpawnResult], Awaitable[None]]

@@ -18,8 +18,8 @@ from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool
 from .budget import Budget
 from .builtin.base import CrewMember
 from .builtin.catalogue import CREWS, TYPES
-from .live import LiveAgent, SpawnRequest
-from .orchestrator import Orchestrator, SpawnResult
+from .live import LiveAgent, SpawnRequest, SpawnResult
+from .orchestrator import Orchestrator
 from .rights import PermissionMode, needs_consent, question
 from .runners.base import MAX_PROMPT
 

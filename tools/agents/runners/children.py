@@ -14,6 +14,9 @@ from typing import Any, Protocol
 PASSED_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 """What every worker gets of the server's environment: nothing secret, nothing that changes what it does."""
 
+LOGIN_ENVIRONMENT = ("HOME", "USER", "LOGNAME", "SHELL")
+"""What programs of the user's own find their login and their settings by."""
+
 STDERR_LIMIT = 1 << 16  # bytes of stderr held at a time
 
 Order = Mapping[str, Any]
@@ -68,9 +71,9 @@ class Children(Protocol):
         ...
 
 
-def harmless_environment() -> dict[str, str]:
-    """Those of PASSED_ENVIRONMENT that are set."""
-    return {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
+def harmless_environment(*also: str) -> dict[str, str]:
+    """Those of PASSED_ENVIRONMENT and `also` that are set."""
+    return {name: os.environ[name] for name in (*PASSED_ENVIRONMENT, *also) if name in os.environ}
 
 
 def python(module: str, *arguments: str) -> list[str]:

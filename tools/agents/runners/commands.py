@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -52,10 +51,9 @@ class CommandType(BaseModel):
             "RLIMIT_AS": self.limits.memory_mb and self.limits.memory_mb << 20,
             "RLIMIT_NOFILE": self.limits.open_files,
         }
-        passed = {name: os.environ[name] for name in self.env if name in os.environ}
         return {
             "command": command or self.command,
             "cwd": cwd,
-            "env": harmless_environment() | passed,
+            "env": harmless_environment(*self.env),
             "limits": {name: bound for name, bound in bounds.items() if bound is not None},
         }

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from .children import Child
+
 TAIL = 4096  # bytes of stderr that are kept
 DRAIN_TIMEOUT = 1.0  # seconds to read what an ended process has left in its pipes (a child of it may hold them open)
 
@@ -30,6 +32,15 @@ class LastWords:
         lines = self._tail.decode("utf-8", "replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"{who} exited with code {code}" + (f": {last[:500]}" if code and last else "")
+
+
+async def ended_at_once(child: Child, who: str) -> str:
+    """How a process ended that was gone before anybody could look at it; its pipes are closed."""
+    words = LastWords()
+    await asyncio.wait([asyncio.create_task(words.collect(child.stderr))], timeout=DRAIN_TIMEOUT)
+    code = (await child.exited).code
+    child.close()
+    return words.explain(who, code)
 
 
 class WallTime:

@@ -34,7 +34,7 @@ from .base import (
 from .children import Child, Children, Order
 from .command_runs import Commands
 from .commands import CommandType
-from .ends import DRAIN_TIMEOUT, LastWords, WallTime
+from .ends import DRAIN_TIMEOUT, LastWords, WallTime, ended_at_once
 from .parking import Parking
 from .plain import PlainAgent
 from .ready import when_ready
@@ -81,12 +81,8 @@ class ProcessRunner:
         child = await self._children.start(order, limit=max_line)
         try:
             agent = ProcessAgent(child, call, max_line, wall, commands)
-        except psutil.NoSuchProcess:  # it has ended already
-            words = LastWords()
-            await asyncio.wait([asyncio.create_task(words.collect(child.stderr))], timeout=DRAIN_TIMEOUT)
-            code = (await child.exited).code
-            child.close()
-            raise AgentDiedError(words.explain("the worker", code)) from None
+        except psutil.NoSuchProcess:
+            raise AgentDiedError(await ended_at_once(child, "the worker")) from None
         return await when_ready(agent, agent.begin(spec), READY_TIMEOUT, "the worker")
 
 

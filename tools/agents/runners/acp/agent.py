@@ -28,11 +28,11 @@ from ..base import (
     Work,
     WorkCancelledError,
     WorkError,
-    unknown_command,
     unsupported,
 )
 from ..children import Child
 from ..messages import MAX_ERROR
+from ..slash import queue_slash_command
 from .choices import Category
 from .config import AcpType
 from .conversation import Conversation, RefusedError
@@ -322,17 +322,8 @@ class AcpAgent:
         return choice.current if choice is not None else None
 
     async def execute_command(self, command: str) -> Outcome:
-        """Run a slash command of the session, with or without its slash, when the present turn has ended."""
-        name, _, arguments = command.strip().removeprefix("/").partition(" ")
-        if name not in self._session.commands:
-            raise unknown_command(name, sorted(self._session.commands))
-        self._commands.append(f"{name} {arguments}".strip())
-        return {
-            "status": "queued",
-            "effectiveAt": "next_turn",
-            "lossless": True,
-            "reason": "it runs when the present turn has ended; its output follows the result of the query",
-        }
+        """Run a slash command of the session when the present turn has ended."""
+        return queue_slash_command(command, self._session.commands, self._commands)
 
     # --- the process
 

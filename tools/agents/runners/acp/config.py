@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...rights import PermissionMode
-from ..children import Order, harmless_environment
+from ..children import LOGIN_ENVIRONMENT, Order, harmless_environment
 from ..commands import CommandLine
-
-NEEDED_ENVIRONMENT = ("HOME", "USER", "LOGNAME", "SHELL")
-"""What agents find their login and their settings by, beside what every worker gets."""
 
 ToolKind = Literal["read", "edit", "delete", "move", "search", "execute", "think", "fetch", "switch_mode", "other"]
 """What an agent says that a tool of its does."""
@@ -37,5 +33,5 @@ class AcpType(BaseModel):
 
     def order(self, cwd: str) -> Order:
         """What worker/launch.py is to run in `cwd`."""
-        passed = {name: os.environ[name] for name in (*NEEDED_ENVIRONMENT, *self.env) if name in os.environ}
-        return {"command": self.command, "cwd": cwd, "env": harmless_environment() | passed, "limits": {}}
+        environment = harmless_environment(*LOGIN_ENVIRONMENT, *self.env)
+        return {"command": self.command, "cwd": cwd, "env": environment, "limits": {}}

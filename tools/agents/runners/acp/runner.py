@@ -11,7 +11,7 @@ import psutil
 
 from ..base import AgentDiedError, AgentHandle, AgentSpec, CallDeck
 from ..children import Children
-from ..ends import DRAIN_TIMEOUT, LastWords
+from ..ends import ended_at_once
 from ..ready import when_ready
 from .config import AcpType
 
@@ -46,9 +46,5 @@ class AcpRunner:
         child = await self._children.start(kind.order(folder), limit=MAX_LINE)
         try:
             return AcpAgent(child, kind, folder)
-        except psutil.NoSuchProcess:  # it has ended already
-            words = LastWords()
-            await asyncio.wait([asyncio.create_task(words.collect(child.stderr))], timeout=DRAIN_TIMEOUT)
-            code = (await child.exited).code
-            child.close()
-            raise AgentDiedError(words.explain("the agent", code)) from None
+        except psutil.NoSuchProcess:
+            raise AgentDiedError(await ended_at_once(child, "the agent")) from None

@@ -22,10 +22,10 @@ from ..base import (
     Work,
     WorkCancelledError,
     WorkError,
-    unknown_command,
 )
 from ..children import Child
 from ..messages import MAX_ERROR
+from ..slash import queue_slash_command
 from .launch import BYPASS, is_root
 from .session import Session
 
@@ -214,17 +214,8 @@ class ClaudeAgent:
         return {"status": "applied", "effectiveAt": "now", "observed": {"permissionMode": self._session.mode}}
 
     async def execute_command(self, command: str) -> Outcome:
-        """Run a slash command of the session, with or without its slash, when the present turn has ended."""
-        name, _, arguments = command.strip().removeprefix("/").partition(" ")
-        if name not in self._session.commands:
-            raise unknown_command(name, sorted(self._session.commands))
-        self._commands.append(f"{name} {arguments}".strip())
-        return {
-            "status": "queued",
-            "effectiveAt": "next_turn",
-            "lossless": True,
-            "reason": "it runs when the present turn has ended; its output follows the result of the query",
-        }
+        """Run a slash command of the session when the present turn has ended."""
+        return queue_slash_command(command, self._session.commands, self._commands)
 
     # --- the process
 

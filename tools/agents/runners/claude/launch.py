@@ -8,13 +8,11 @@ import shutil
 from pathlib import Path
 
 from ..base import AgentDiedError, AgentSpec
-from ..children import Order, harmless_environment
+from ..children import LOGIN_ENVIRONMENT, Order, harmless_environment
 from .config import ClaudeType
 
 BYPASS = "bypassPermissions"
 DECK = "deck"  # the MCP server of the deck's own tools, which check the agent's rights themselves
-NEEDED_ENVIRONMENT = ("HOME", "USER", "LOGNAME", "SHELL")
-"""What Claude Code finds its login and its settings by, beside what every worker gets."""
 
 FIXED_ENVIRONMENT = {
     "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
@@ -63,12 +61,10 @@ def order(program: Path, kind: ClaudeType, spec: AgentSpec, *, may_bypass: bool)
     if kind.sandbox:
         sandbox = {"enabled": True, "allowUnsandboxedCommands": False, "failIfUnavailable": True}
         command.append(f"--settings={json.dumps({'sandbox': sandbox})}")
-    passed = (*NEEDED_ENVIRONMENT, *kind.env)
-    environment = {name: os.environ[name] for name in passed if name in os.environ}
     return {
         "command": command,
         "cwd": spec.cwd or spec.folder,
-        "env": harmless_environment() | environment | FIXED_ENVIRONMENT,
+        "env": harmless_environment(*LOGIN_ENVIRONMENT, *kind.env) | FIXED_ENVIRONMENT,
         "limits": {},
     }
 
