@@ -1,29 +1,19 @@
-"""Serving over HTTP: uploads, and whether the server lives."""
+"""Serving over HTTP until a signal: the socket, the server, and its end."""
 
 from __future__ import annotations
 
 import logging
 import socket
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from quarterdeck.storage.errors import DeckError, InvalidArgumentError
-from quarterdeck.tools.uploads.spool import Spool
-
-from .access import AccessCheck, is_loopback
-from .answers import refusal
 from .config import Settings, SettingsError, unknown_variables
-from .deck import Deck, open_deck
-from .multipart import read_form
+from .deck import open_deck
 from .serve import end_on_signal
+from .web.access import is_loopback
+from .web.app import http_app
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +46,12 @@ async def serve_http(settings: Settings) -> None:
                     timeout_graceful_shutdown=GRACE,
                 )
             )
-            end_on_signal(server.end)
+
+            def end() -> None:
+                server.should_exit = True
+                deck.changes.end()  # those streams have no end of their own
+
+            end_on_signal(end)
             host, port = listener.getsockname()[:2]
             log.info("serving http://%s:%d", f"[{host}]" if ":" in host else host, port)
             await server.serve([listener])
@@ -68,9 +63,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
-
-    def end(self) -> None:
-        self.should_exit = True
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -89,53 +81,3 @@ def listen(settings: Settings) -> socket.socket:
         return socket.create_server(address[:2], family=family)
     except OSError as exc:
         raise SettingsError(f"QUARTERDECK_HTTP_HOST, …_PORT: cannot listen on {host}:{port}: {exc.strerror}") from exc
-
-
-def http_app(deck: Deck) -> Starlette:
-    """The routes over a deck."""
-
-    async def upload(request: Request) -> Response:
-        with closing(Spool(deck.data_dir)) as spool:
-            form = await read_form(request, spool)
-            answer = await deck.ingest.upload(form.files, form.index)
-        return JSONResponse(answer, answer["status"])
-
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    token = deck.settings.http_token
-    return Starlette(
-        routes=[Route("/api/upload", upload, methods=["POST"]), Route("/healthz", healthz)],
-        middleware=[Middleware(AccessCheck, token=token.get_secret_value() if token else None)],
-        exception_handlers={
-            DeckError: _refused,
-            HTTPException: _no_route,
-            ClientDisconnect: _gone,
-            Exception: _defect,
-        },
-    )
-
-
-async def _refused(_: Request, exc: Exception) -> Response:
-    assert isinstance(exc, DeckError)  # noqa: S101  it is registered for those
-    return refusal(exc)
-
-
-async def _no_route(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)  # noqa: S101
-    routes = "POST /api/upload, GET /healthz"
-    error = InvalidArgumentError(
-        f"{request.method} {request.url.path[:80]}: there are {routes}", status=exc.status_code
-    )
-    return refusal(error, exc.headers)
-
-
-async def _gone(_: Request, __: Exception) -> Response:
-    """Nobody reads the answer."""
-    log.info("a client went in the middle of its request")
-    return Response(status_code=400)
-
-
-async def _defect(_: Request, __: Exception) -> Response:
-    """uvicorn logs it; its text stays there."""
-    return refusal(DeckError("a defect of the server; its log has it", status=500))

@@ -35,6 +35,11 @@ class ClientCall:
     def __init__(self, context: Context[Any, Any]) -> None:
         self._context = context
 
+    @property
+    def actor(self) -> str:
+        """See Call.actor."""
+        return "client"
+
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """See Call.report_progress."""
         await self._context.report_progress(progress, total, message)

@@ -73,7 +73,12 @@ Limit = Annotated[int, Field(ge=1, le=500)]
 
 
 class Call(Protocol):
-    """What a handler may do to its client while it works."""
+    """What a handler knows of its client, and may do to it while it works."""
+
+    @property
+    def actor(self) -> str:
+        """Who calls, for the audit."""
+        ...
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Send a progress notification; nothing happens if the client did not ask for any."""
@@ -87,6 +92,9 @@ class Call(Protocol):
 
 class NoClient:
     """Who calls when no client does: an agent, say. It takes no progress, and no human stands behind it."""
+
+    def __init__(self, actor: str = "agent") -> None:
+        self.actor = actor
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         del progress, total, message

@@ -13,7 +13,8 @@ from quarterdeck.storage.errors import DeniedError
 
 from .answers import refusal
 
-OPEN_PATHS = {"/healthz"}  # what a supervisor asks has no token and tells nothing
+OPEN_PATHS = {"/", "/healthz"}  # what a supervisor asks, and the page, have no token and tell nothing of the deck
+OPEN_PREFIX = "/assets/"
 
 
 def is_loopback(host: str) -> bool:
@@ -48,7 +49,7 @@ class AccessCheck:
             raise DeniedError(f"Host {host[:80]!r} is not this machine: call 127.0.0.1 or localhost", status=421)
         if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             raise DeniedError(f"Origin {origin[:80]!r} is another site than {host[:80]!r}", status=403)
-        if self._token is not None and path not in OPEN_PATHS:
+        if self._token is not None and path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), self._token):
                 raise DeniedError("send the token of QUARTERDECK_HTTP_TOKEN as 'Authorization: Bearer …'", status=401)
