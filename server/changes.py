@@ -151,10 +151,9 @@ class ChangeFeed:
                     log.exception("cannot see what changes")
                 failed = True
                 continue
-            change = Change(
-                {what for what in now if now[what] != stamps.get(what)}, set(runs.agents), set(runs.queries)
-            )
-            change.what |= {what for what in ("agents", "queries") if getattr(change, what)}
+            change = Change(agents=set(runs.agents), queries=set(runs.queries))
+            change.what = {what for what in ("agents", "queries") if getattr(change, what)}
+            change.what |= {what for what in now if now[what] != stamps.get(what)}
             last, stamps, failed = runs.last, now, False
             if change.what:
                 for onlooker in self._onlookers:

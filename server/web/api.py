@@ -1,4 +1,4 @@
-"""The deck over REST: every tool at one door, and the routes of agents, queries and memory, which are the same tools."""
+"""The deck over REST: every tool at one door, and routes of agents, queries and memory, which are the same tools."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Api:
             Route("/api/upload", self._upload, methods=["POST"]),
         ]
 
-    async def _call(self, request: Request, name: str, arguments: Arguments) -> Response:
+    async def _call(self, name: str, arguments: Arguments) -> Response:
         tool = self._deck.tools.get(name)
         if tool is None:
             raise NotFoundError(f"no tool {name!r} (tools: {', '.join(self._deck.tools)})")
@@ -58,11 +58,11 @@ class Api:
         return JSONResponse(answer)
 
     async def _tool(self, request: Request) -> Response:
-        return await self._call(request, request.path_params["name"], await read_arguments(request))
+        return await self._call(request.path_params["name"], await read_arguments(request))
 
     def _by_body(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         async def call(request: Request) -> Response:
-            return await self._call(request, name, await read_arguments(request))
+            return await self._call(name, await read_arguments(request))
 
         return call
 
@@ -73,10 +73,10 @@ class Api:
             arguments = _from_query(request, self._deck.tools[name].parameters)
             if not only_reads(name, arguments):
                 raise InvalidArgumentError(
-                    f"GET {request.url.path} only reads; POST the same arguments as JSON to change something",
+                    f"GET {request.url.path} only reads: POST the same arguments as JSON",
                     status=405,
                 )
-            return await self._call(request, name, arguments)
+            return await self._call(name, arguments)
 
         return call
 
@@ -90,7 +90,7 @@ class Api:
         arguments = await read_arguments(request)
         arguments.pop("query_id", None)
         arguments["queryId"] = request.path_params["id"]
-        return await self._call(request, "query_control", arguments)
+        return await self._call("query_control", arguments)
 
     async def _upload(self, request: Request) -> Response:
         with closing(Spool(self._deck.data_dir)) as spool:

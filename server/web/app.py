@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 
 from starlette.applications import Starlette
@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, NotFoundError
 
@@ -73,17 +73,9 @@ async def _refused(_: Request, exc: Exception) -> Response:
     return refusal(exc)
 
 
-def _no_route(routes: Sequence[BaseRoute]):
+def _no_route(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
     doors = ", ".join(
-        sorted(
-            {
-                f"{method} {route.path}"
-                for route in routes
-                if isinstance(route, Route)
-                for method in route.methods or ()
-                if method != "HEAD"
-            }
-        )
+        f"{method} {route.path}" for route in routes for method in sorted(route.methods or ()) if method != "HEAD"
     )
 
     async def answer(request: Request, exc: Exception) -> Response:
