@@ -88,22 +88,14 @@ class Onlooker:
     def __init__(self) -> None:
         self._change = Change()
         self._ready = asyncio.Event()
-        self._ended = False
 
     def tell(self, change: Change) -> None:
         self._change.add(change)
         self._ready.set()
 
-    def end(self) -> None:
-        """There will be no more."""
-        self._ended = True
-        self._ready.set()
-
-    async def next(self) -> Change | None:
-        """What changed since the last call, once anything has; None if nothing will any more."""
+    async def next(self) -> Change:
+        """What changed since the last call, once anything has."""
         await self._ready.wait()
-        if self._ended:
-            return None
         self._ready.clear()
         change, self._change = self._change, Change()
         return change
@@ -133,11 +125,6 @@ class ChangeFeed:
             if not self._onlookers:
                 self._looking.cancel()
                 self._looking = None
-
-    def end(self) -> None:
-        """Let all who look on go home."""
-        for onlooker in self._onlookers:
-            onlooker.end()
 
     async def _look_on(self, last: int, stamps: dict[str, int]) -> None:
         failed = False

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import uvicorn
 
-from .config import Settings, SettingsError, unknown_variables
+from .config import Settings, SettingsError, keyring, unknown_variables
 from .deck import open_deck
 from .serve import end_on_signal
 from .web.access import is_loopback
 from .web.app import http_app
+from .web.protocol import PatientProtocol
 
 log = logging.getLogger(__name__)
 
 GRACE = 20  # seconds that requests have when the server is told to end
+CONNECTIONS = 2_000  # at once; who comes then is told to come again
+FILES = 4_096  # that the process may have open, where the system lets it raise that by itself
 
 
 async def serve_http(settings: Settings) -> None:
@@ -29,15 +34,19 @@ async def serve_http(settings: Settings) -> None:
     """
     for name in unknown_variables():
         log.warning("%s is set but means nothing here", name)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("uvicorn", "mcp"):  # the SDK tells the ids of sessions, which are secrets
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of what the client is told anyway
+    _allow_files()
     with listen(settings) as listener:
         async with open_deck(settings) as deck:
+            ending = asyncio.Event()
             server = _Server(
                 uvicorn.Config(
-                    http_app(deck),
-                    http="h11",
-                    lifespan="off",
+                    http_app(deck, ending),
+                    http=PatientProtocol,
+                    lifespan="on",
+                    limit_concurrency=CONNECTIONS,
                     ws="none",
                     log_config=None,
                     access_log=False,
@@ -49,12 +58,23 @@ async def serve_http(settings: Settings) -> None:
 
             def end() -> None:
                 server.should_exit = True
-                deck.changes.end()  # those streams have no end of their own
+                ending.set()
 
             end_on_signal(end)
             host, port = listener.getsockname()[:2]
             log.info("serving http://%s:%d", f"[{host}]" if ":" in host else host, port)
             await server.serve([listener])
+
+
+def _allow_files() -> None:
+    """A connection is a file, and the usual limit is lower than the hard one."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):
@@ -74,7 +94,7 @@ def listen(settings: Settings) -> socket.socket:
     host, port = settings.http_host, settings.http_port
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        if not is_loopback(str(address[0])) and settings.http_token is None:
+        if not is_loopback(str(address[0])) and not keyring(settings):
             raise SettingsError(
                 f"QUARTERDECK_HTTP_HOST: others can reach {host}: set QUARTERDECK_HTTP_TOKEN too, or use 127.0.0.1"
             )

@@ -38,7 +38,8 @@ class ClientCall:
     @property
     def actor(self) -> str:
         """See Call.actor."""
-        return "client"
+        request: Any = self._context.request_context.request
+        return "client" if request is None else str(request.user.display_name)  # over HTTP, whose token it is
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """See Call.report_progress."""

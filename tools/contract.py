@@ -137,9 +137,14 @@ class DeckTool(Tool):
         except ConfirmationNeededError as exc:
             return exc.result
         except DeckError as exc:
-            answer = {"success": False, "error": exc.message, "code": exc.code, **exc.details}
-            return _result(answer, is_error=True)
+            return refused(exc)
         return _result(answer)
+
+
+def refused(error: DeckError) -> CallToolResult:
+    """A refusal, as an error result."""
+    answer = {"success": False, "error": error.message, "code": error.code, **error.details}
+    return _result(answer, is_error=True)
 
 
 def _result(answer: Any, *, is_error: bool = False) -> CallToolResult:

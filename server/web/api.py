@@ -18,6 +18,7 @@ from quarterdeck.tools.uploads.spool import Spool
 
 from ..deck import Deck
 from .body import read_arguments
+from .caller import Caller
 from .multipart import read_form
 
 Arguments = dict[str, Any]
@@ -44,25 +45,27 @@ class Api:
             Route("/api/upload", self._upload, methods=["POST"]),
         ]
 
-    async def _call(self, name: str, arguments: Arguments) -> Response:
+    async def _call(self, request: Request, name: str, arguments: Arguments) -> Response:
         tool = self._deck.tools.get(name)
         if tool is None:
             raise NotFoundError(f"no tool {name!r} (tools: {', '.join(self._deck.tools)})")
+        caller: Caller = request.user
+        caller.check(name, arguments)
         clock = self._deck.clock
         began, failed = clock.monotonic(), True
         try:
-            answer = await tool.answer(arguments, NoClient("client"))
+            answer = await tool.answer(arguments, NoClient(caller.name))
             failed = False
         finally:
             self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
         return JSONResponse(answer)
 
     async def _tool(self, request: Request) -> Response:
-        return await self._call(request.path_params["name"], await read_arguments(request))
+        return await self._call(request, request.path_params["name"], await read_arguments(request))
 
     def _by_body(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         async def call(request: Request) -> Response:
-            return await self._call(name, await read_arguments(request))
+            return await self._call(request, name, await read_arguments(request))
 
         return call
 
@@ -76,7 +79,7 @@ class Api:
                     f"GET {request.url.path} only reads: POST the same arguments as JSON",
                     status=405,
                 )
-            return await self._call(name, arguments)
+            return await self._call(request, name, arguments)
 
         return call
 
@@ -90,9 +93,11 @@ class Api:
         arguments = await read_arguments(request)
         arguments.pop("query_id", None)
         arguments["queryId"] = request.path_params["id"]
-        return await self._call("query_control", arguments)
+        return await self._call(request, "query_control", arguments)
 
     async def _upload(self, request: Request) -> Response:
+        caller: Caller = request.user
+        caller.check("upload", {})
         with closing(Spool(self._deck.data_dir)) as spool:
             form = await read_form(request, spool)
             answer = await self._deck.ingest.upload(form.files, form.index)

@@ -7,9 +7,14 @@ from typing import Any, cast
 
 from anyio import fail_after
 from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError
+
+from .answers import refusal
+from .multipart import BODY_BYTES
 
 JSON_BYTES = 32 << 20  # 20 uploads by content of 1 MiB each, as base64
 SECONDS = 60.0  # for all of it
@@ -42,6 +47,23 @@ async def read_arguments(request: Request) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise InvalidArgumentError("the body must be a JSON object: the arguments by their names", status=400)
     return cast("dict[str, Any]", arguments)
+
+
+class BodyLimit:
+    """ASGI middleware: who announces more than any door takes is refused before a byte of it is read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            limit = BODY_BYTES if scope["path"] == "/api/upload" else JSON_BYTES
+            announced = Headers(scope=scope).get("content-length", "0")
+            if int(announced) > limit:
+                error = LimitError(f"the body is larger than the {limit} bytes that this door takes", status=413)
+                app = refusal(error, {"Connection": "close"})
+        await app(scope, receive, send)
 
 
 def _check_size(size: int) -> None:

@@ -21,7 +21,8 @@ def event_stream(feed: ChangeFeed, hello: Mapping[str, Any]) -> Response:
     async def events() -> AsyncGenerator[ServerSentEvent]:
         async with feed.looking_on() as onlooker:
             yield _event("hello", hello)
-            while (change := await onlooker.next()) is not None:
+            while True:
+                change = await onlooker.next()
                 yield _event(
                     "changed",
                     {"what": sorted(change.what), "queries": sorted(change.queries), "agents": sorted(change.agents)},
