@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
@@ -25,8 +25,9 @@ CONNECTIONS = 2_000  # at once; who comes then is told to come again
 FILES = 4_096  # that the process may have open, where the system lets it raise that by itself
 
 
-async def serve_http(settings: Settings) -> None:
-    """Open the deck, serve until a signal, let running requests end, close the deck.
+async def serve_http(settings: Settings, on_serving: Callable[[str], None] | None = None) -> None:
+    """Open the deck, serve until a signal, let running requests end, close the deck. `on_serving` is told the URL once
+    connections are taken.
 
     Raises:
         SettingsError: the address cannot be listened on, or only with a token.
@@ -62,7 +63,10 @@ async def serve_http(settings: Settings) -> None:
 
             end_on_signal(end)
             host, port = listener.getsockname()[:2]
-            log.info("serving http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            log.info("serving %s", url)
+            if on_serving is not None:
+                on_serving(url)
             await server.serve([listener])
 
 
