@@ -14,6 +14,7 @@ import uvicorn
 from .config import Settings, SettingsError, keyring, unknown_variables
 from .deck import open_deck
 from .serve import end_on_signal
+from .telemetry import telemetry
 from .web.access import is_loopback
 from .web.app import http_app
 from .web.protocol import PatientProtocol
@@ -40,7 +41,7 @@ async def serve_http(settings: Settings, on_serving: Callable[[str], None] | Non
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of what the client is told anyway
     _allow_files()
     with listen(settings) as listener:
-        async with open_deck(settings) as deck:
+        async with telemetry(settings), open_deck(settings) as deck:
             ending = asyncio.Event()
             server = _Server(
                 uvicorn.Config(

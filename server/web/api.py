@@ -81,7 +81,8 @@ class Api:
         clock = self._deck.clock
         began, failed = clock.monotonic(), True
         try:
-            answer = await self._deck.tools[name].answer(arguments, NoClient(caller.name))
+            with self._deck.telemetry.execute_tool(name, arguments):
+                answer = await self._deck.tools[name].answer(arguments, NoClient(caller.name))
             failed = False
         finally:
             self._deck.meter.record(name, clock.monotonic() - began, failed=failed)

@@ -25,11 +25,12 @@ from .answers import refusal
 from .api import Api
 from .body import JSON_BYTES, BodyLimit
 from .caller import Caller
-from .doors import STREAM, Door, routes
+from .doors import STREAM, TEXT, Door, routes
 from .draining import Draining
 from .events import event_stream
 from .headers import SecurityHeaders
 from .mcp import check_rights, listen_until
+from .metrics import metrics_answer
 from .openapi import describe
 from .pages import page_routes
 from .rate import RateLimit
@@ -78,6 +79,9 @@ def _doors(deck: Deck) -> list[Door]:
     async def openapi(_: Request) -> Response:
         return JSONResponse(describe(doors, version("quarterdeck")))
 
+    async def metrics(_: Request) -> Response:
+        return await metrics_answer(deck)
+
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -92,6 +96,7 @@ def _doors(deck: Deck) -> list[Door]:
             answer_type=STREAM,
         ),
         Door("GET", "/api/openapi.json", "This description.", openapi),
+        Door("GET", "/metrics", "Figures for Prometheus.", metrics, answer={"type": "string"}, answer_type=TEXT),
         Door("GET", "/healthz", "Whether the server lives.", healthz, is_open=True),
         Door("GET", METADATA, "How the server is protected (RFC 9728).", _metadata, is_open=True),
         Door("GET", METADATA + "/{path}", "How a part of it is protected.", _metadata, is_open=True),
