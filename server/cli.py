@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from .config import Settings
 
 EXIT_UNUSABLE = 2  # settings or data directory
 
@@ -73,6 +77,7 @@ def _serve(*, http: bool) -> int:
     from .config import load_settings
     from .logs import log_to_stderr
 
+    serve: Callable[[Settings], Awaitable[None]]
     if http:
         from .http import serve_http as serve
     else:
