@@ -160,5 +160,7 @@ function Light() {
 }
 
 const deck = new Deck(embedded ? new HostTransport() : new WebTransport());
-render(html`<${DeckContext.Provider} value=${deck}><${App} /><//>`, document.getElementById("app"));
+const root = document.getElementById("app");
+root.replaceChildren();
+render(html`<${DeckContext.Provider} value=${deck}><${App} /><//>`, root);
 deck.start();
