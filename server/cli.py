@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     match options.command:
         case "serve":
             return _serve(http=options.http)
+        case "dashboard":
+            return _dashboard(open_browser=options.open)
         case "demo":
             from .demo import run_demo
 
@@ -39,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"quarterdeck {version('quarterdeck')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve MCP over stdin and stdout")
-    serve.add_argument("--http", action="store_true", help="take uploads over HTTP instead, until a signal ends it")
+    serve.add_argument("--http", action="store_true", help="serve MCP, a REST API and a page over HTTP instead")
+    dashboard = commands.add_parser("dashboard", help="show a page on which to see and steer what the servers do")
+    dashboard.add_argument("--no-open", dest="open", action="store_false", help="only print its address")
     demo = commands.add_parser("demo", help="show and verify everything on real input, in a folder of its own")
     demo.add_argument("folder", nargs="?", type=Path, help="texts to work on (default: those of installed packages)")
     commands.add_parser("doctor", help="check what is installed and reachable, and say what to do about it")
@@ -80,6 +84,27 @@ def _serve(*, http: bool) -> int:
         settings = load_settings()
         log_to_stderr(settings.log_level)
         anyio.run(serve, settings)
+    except DeckError as exc:
+        print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
+        return EXIT_UNUSABLE
+    return 0
+
+
+def _dashboard(*, open_browser: bool) -> int:
+    import anyio
+
+    from quarterdeck.storage.errors import DeckError
+
+    from .config import load_settings
+    from .http import serve_http
+    from .logs import log_to_stderr
+    from .page import Page
+
+    try:
+        settings = load_settings()
+        log_to_stderr(settings.log_level)
+        with Page(settings, open_browser=open_browser) as page:
+            anyio.run(serve_http, page.settings, page.show)
     except DeckError as exc:
         print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
         return EXIT_UNUSABLE

@@ -13,6 +13,7 @@ import anyio
 from .app import DeckServer
 from .config import Settings, unknown_variables
 from .deck import open_deck
+from .telemetry import telemetry
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ async def serve_stdio(settings: Settings) -> None:
     """
     for name in unknown_variables():
         log.warning("%s is set but means nothing here", name)
-    async with open_deck(settings) as deck:
+    async with telemetry(settings), open_deck(settings) as deck:
         server = DeckServer(deck)
         with anyio.CancelScope() as scope:
             end_on_signal(scope.cancel)

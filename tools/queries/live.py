@@ -204,6 +204,7 @@ class LiveQueries:
         row.end_pause(now)
         row.ended_at = now
         self._spending.settle(query.agent.row, query.used(self._clock.monotonic()))
+        self._orchestrator.telemetry.ended(row, query.active.seconds(self._clock.monotonic()))
         query.agent.waiting -= 1
         try:
             await self._save_end(query)
