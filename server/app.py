@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from mcp.server.context import ServerMiddleware
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -40,7 +41,7 @@ INSTRUCTIONS = (
 class DeckServer(MCPServer[None]):
     """An MCPServer whose stdio runs without threads where the platform allows."""
 
-    def __init__(self, deck: Deck) -> None:
+    def __init__(self, deck: Deck, middleware: Sequence[ServerMiddleware[Any]] = ()) -> None:
         bus = InMemorySubscriptionBus()
         self._memory = MemoryResources(deck.memory, bus)
         self._uploads = UploadResources(deck.uploads)
@@ -53,7 +54,7 @@ class DeckServer(MCPServer[None]):
             tools=list(deck.tools.values()),
             log_level=deck.settings.log_level,
             subscriptions=bus,
-            middleware=[self._memory.listening],
+            middleware=[*middleware, self._memory.listening],
         )
         self.completion()(self._complete)  # type: ignore[no-untyped-call]  # the SDK's decorator has no types
         self._deck = deck

@@ -40,6 +40,8 @@ from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 from quarterdeck.tools.queries.rules import Rule, Rules
 
+from .web.tokens import HttpTable, Keyring
+
 PREFIX = "QUARTERDECK_"
 WEEK = 7 * 24 * 3600
 _BUDGET = "{} that all queries of a server may use from its start to its end; 0: no limit"
@@ -224,6 +226,13 @@ class Settings(BaseSettings):
     http_token: SecretStr | None = Field(
         default=None, min_length=1, description="what callers must send as `Authorization: Bearer …`"
     )
+    http_rate: float = Field(
+        default=200, ge=0, description="requests a second that a caller may make, and five times that at once; 0: any"
+    )
+    http: Annotated[HttpTable, NoDecode, BeforeValidator(_parse_json)] = Field(
+        default_factory=HttpTable,
+        description="[more tokens](#over-http), each with a name and its rights; the variable takes JSON",
+    )
     runs_history: int = Field(
         default=30 * 24 * 3600,
         ge=0,
@@ -318,6 +327,11 @@ def environment_name(field: str) -> str:
     """The environment variable that sets `field`."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+
+def keyring(settings: Settings) -> Keyring:
+    """The tokens that open the HTTP doors."""
+    return Keyring(settings.http_token, settings.http)
 
 
 def objects_bucket(settings: Settings) -> S3Location | None:

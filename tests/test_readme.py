@@ -111,6 +111,18 @@ def test_every_setting_and_target_that_is_named_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_every_link_and_test_that_is_named_exists() -> None:
+    text = README.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert len(anchors) == len(headings), "two sections of one name"
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        assert target in anchors or target.startswith("https://") or (README.parent / target).exists(), target
+    tests = set(re.findall(r"`(tests/[^`]*)`", text))
+    assert len(tests) > 20
+    assert not [test for test in tests if not (README.parent / test).exists()]
+
+
 def test_the_crews_are_the_first_five_types_and_the_others() -> None:
     crews = [[member.type for member in CREWS[crew]] for crew in ("documents", "qdrant")]
     assert crews == [list(TYPES)[:5], list(TYPES)[5:]]

@@ -142,6 +142,15 @@ class Page(Generic[T]):
     next: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Ids of agents and queries that were written, or had something added to their history or audit."""
+
+    agents: Sequence[str]
+    queries: Sequence[str]
+    last: int  # where the next look goes on
+
+
 class RunStore(Protocol):
     """Whole rows in, whole rows out. Every method may raise StorageError."""
 
@@ -200,6 +209,15 @@ class RunStore(Protocol):
 
     async def requests_of(self, owner: ProcessId) -> list[Request]:
         """What was asked of a server and not taken yet, oldest first. Asked many times a second: must be cheap."""
+        ...
+
+    async def last_change(self) -> int:
+        """The number of the last change that any process made: where `changes` begins."""
+        ...
+
+    async def changes(self, after: int, limit: int) -> Changes:
+        """The next changes after that number, whichever process made them. Asked several times a second: must be
+        cheap."""
         ...
 
     async def purge(self, *, before: int, limit: int) -> int:

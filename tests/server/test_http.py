@@ -20,7 +20,7 @@ import pytest
 from quarterdeck.server.client import DeckClient
 from quarterdeck.server.config import Settings
 from quarterdeck.server.deck import open_deck
-from quarterdeck.server.http import http_app
+from quarterdeck.server.web.app import http_app
 from tests.servers.http import COMMAND, HttpServer, http_server
 from tests.until import until
 

@@ -164,7 +164,7 @@ class QueryTools:
             budget=arguments.budget.amounts() if arguments.budget else None,
             confirmed=await self._desk.consent(arguments.query_id, arguments.permission_mode, call),
         )
-        outcome = await self._desk.control(arguments.query_id, arguments.action, actor="client", options=options)
+        outcome = await self._desk.control(arguments.query_id, arguments.action, actor=call.actor, options=options)
         status = outcome.get("status")
         answer: ControlAnswer = {
             "success": status in ("applied", "pending", "queued"),

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from quarterdeck.server import multipart
-from quarterdeck.server.multipart import read_form
+from quarterdeck.server.web import multipart
+from quarterdeck.server.web.multipart import read_form
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.tools.uploads import service
 from quarterdeck.tools.uploads.spool import Spool
