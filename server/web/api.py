@@ -103,7 +103,7 @@ class Api:
 
         async def call(request: Request) -> Response:
             arguments = _from_query(request, tool.parameters)
-            if not only_reads(name, arguments):
+            if "action" in arguments and not only_reads(name, arguments):
                 raise InvalidArgumentError(f"GET {path} only reads: POST the same arguments as JSON", status=405)
             return await self._call(request, name, arguments)
 
