@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from quarterdeck.storage.errors import InvalidArgumentError
-from quarterdeck.storage.objects.base import CHUNK_BYTES
 from quarterdeck.tools.contract import NoClient, Schema
 from quarterdeck.tools.reads import ACTIONS, only_reads
 from quarterdeck.tools.uploads.service import MAX_FILES
@@ -25,6 +24,7 @@ from .doors import BYTES, Door
 from .multipart import read_form
 
 Arguments = dict[str, Any]
+CHUNK_BYTES = 1 << 20  # of a download, held at once
 
 UPLOAD_FORM: Schema = {
     "type": "object",
