@@ -18,7 +18,9 @@ README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
+    "http": "none",
     "http_token": "none",
+    "telemetry_url": "none",
     "optimizer": "none",
     "memory_url": "SQLite in the data directory",
     "objects_url": "a folder in the data directory",

@@ -17,7 +17,7 @@ from quarterdeck.server.client import DeckClient
 # Stands in for a browser: keeps what it was called with, and what is in the file that this names.
 BROWSER = """#!/bin/sh
 printf '%s\\n' "$1" > "$KEPT"
-case "$1" in file://*) cat "${1#file://}" >> "$KEPT"; ls -l "${1#file://}" >> "$KEPT";; esac
+case "$1" in file://*) cat "${1#file://}" >> "$KEPT"; echo >> "$KEPT"; ls -l "${1#file://}" >> "$KEPT";; esac
 """
 
 
