@@ -64,7 +64,8 @@ def settings_table() -> str:
     rows: list[str] = []
     for name, field in Settings.model_fields.items():
         default = (
-            SHOWN_DEFAULTS.get(name) or f"`{str(field.default).lower() if field.default is True else field.default}`"
+            SHOWN_DEFAULTS.get(name)
+            or f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
         )
         rows.append(f"| `{environment_name(name)}` | `{name}` | {default} | {field.description} |")
     return "\n".join(["| variable | TOML key | default | means |", "| --- | --- | --- | --- |", *rows])
