@@ -18,7 +18,9 @@ README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
+    "http": "none",
     "http_token": "none",
+    "telemetry_url": "none",
     "optimizer": "none",
     "memory_url": "SQLite in the data directory",
     "objects_url": "a folder in the data directory",
@@ -62,7 +64,8 @@ def settings_table() -> str:
     rows: list[str] = []
     for name, field in Settings.model_fields.items():
         default = (
-            SHOWN_DEFAULTS.get(name) or f"`{str(field.default).lower() if field.default is True else field.default}`"
+            SHOWN_DEFAULTS.get(name)
+            or f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
         )
         rows.append(f"| `{environment_name(name)}` | `{name}` | {default} | {field.description} |")
     return "\n".join(["| variable | TOML key | default | means |", "| --- | --- | --- | --- |", *rows])
