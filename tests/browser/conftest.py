@@ -40,7 +40,7 @@ async def browser() -> AsyncGenerator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser) -> AsyncGenerator[OpenPage]:
-    """Open pages, each in a context of its own: `await open_page(url, **options of the context)`.
+    """Open pages, each in a context of its own: `await open_page(url, script to run first, **options of the context)`.
 
     At the end the test fails if a script raised anything, if the content policy had to stop something, or if a page
     asked anybody but the server that it came from.
@@ -48,7 +48,7 @@ async def open_page(browser: Browser) -> AsyncGenerator[OpenPage]:
     complaints: list[str] = []
     contexts: list[BrowserContext] = []
 
-    async def open_page(url: str, **options: Any) -> Page:
+    async def open_page(url: str, script: str | None = None, **options: Any) -> Page:
         context = await browser.new_context(**options)
         contexts.append(context)
         page = await context.new_page()
@@ -61,6 +61,8 @@ async def open_page(browser: Browser) -> AsyncGenerator[OpenPage]:
                 complaints.append(f"asked {request.url}")
 
         page.on("request", asked)
+        if script is not None:
+            await page.add_init_script(script)
         await page.goto(url)
         return page
 
