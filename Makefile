@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := .dev/minilm
+HOST := .dev/browser/host.js
 
-.PHONY: setup demo test test-all check bench bench-vectors clean
+.PHONY: setup setup-browser screenshots demo test test-all check bench bench-vectors clean
 
 setup: $(STAMP)
 
@@ -26,13 +27,28 @@ $(STAMP): pyproject.toml
 $(MODEL): | $(STAMP)
 	$(BIN)/python -m tests.embedders $(MODEL)
 
+# What the tests of the page need: Chromium, from the system's packages where it is missing (Debian, as root), and the
+# host side of MCP Apps from npm, as one script.
+setup-browser: setup $(HOST)
+	command -v chromium > /dev/null || (apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium)
+
+$(HOST): tests/browser/host.js tests/browser/package.json
+	mkdir -p $(dir $(HOST))
+	cp tests/browser/package.json $(dir $(HOST))
+	cd $(dir $(HOST)) && npm install --silent --no-audit --no-fund --no-package-lock
+	cd $(dir $(HOST)) && NODE_PATH=node_modules npx esbuild $(CURDIR)/tests/browser/host.js --bundle --format=iife \
+		--log-level=warning --outfile=host.js
+
+screenshots: setup-browser
+	$(BIN)/python -m tests.browser.screenshots examples/screenshots
+
 demo: setup $(MODEL)
 	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/$(MODEL)}" $(BIN)/quarterdeck demo
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: test
+test-all: test setup-browser
 	$(BIN)/python -m pytest -m slow
 
 check: setup
