@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := .dev/minilm
+CLIENTS := tests/clients/node_modules/.package-lock.json
 
-.PHONY: setup demo test test-all check bench bench-vectors clean
+.PHONY: setup demo clients test test-all check bench bench-vectors clean
 
 setup: $(STAMP)
 
@@ -29,10 +30,17 @@ $(MODEL): | $(STAMP)
 demo: setup $(MODEL)
 	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/$(MODEL)}" $(BIN)/quarterdeck demo
 
+# MCP clients from npm (1 GB); needs node 20 or newer.
+clients: $(CLIENTS)
+
+$(CLIENTS): tests/clients/package.json tests/clients/package-lock.json
+	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $(CLIENTS)
+
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: test
+test-all: test clients
 	$(BIN)/python -m pytest -m slow
 
 check: setup
@@ -49,4 +57,4 @@ bench-vectors: setup
 	$(BIN)/python -m tests.bench --only vectors $(ARGS)
 
 clean:
-	rm -rf $(VENV) .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) tests/clients/node_modules .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
