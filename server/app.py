@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from mcp.server.context import ServerMiddleware
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -25,6 +26,7 @@ from mcp_types import (
 )
 from pydantic import AnyUrl
 
+from .chat_page import chat_page, opening
 from .deck import Deck
 from .resources import MemoryResources
 from .run_resources import RunResources
@@ -40,7 +42,7 @@ INSTRUCTIONS = (
 class DeckServer(MCPServer[None]):
     """An MCPServer whose stdio runs without threads where the platform allows."""
 
-    def __init__(self, deck: Deck) -> None:
+    def __init__(self, deck: Deck, middleware: Sequence[ServerMiddleware[Any]] = ()) -> None:
         bus = InMemorySubscriptionBus()
         self._memory = MemoryResources(deck.memory, bus)
         self._uploads = UploadResources(deck.uploads)
@@ -50,10 +52,11 @@ class DeckServer(MCPServer[None]):
             title="Quarterdeck",
             version=version("quarterdeck"),
             instructions=INSTRUCTIONS,
-            tools=list(deck.tools.values()),
+            tools=[opening(tool) for tool in deck.tools.values()],
+            extensions=[chat_page()],
             log_level=deck.settings.log_level,
             subscriptions=bus,
-            middleware=[self._memory.listening],
+            middleware=[*middleware, self._memory.listening],
         )
         self.completion()(self._complete)  # type: ignore[no-untyped-call]  # the SDK's decorator has no types
         self._deck = deck
@@ -79,7 +82,7 @@ class DeckServer(MCPServer[None]):
             self._memory.watch.look_soon()  # what the call wrote
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates; `resources/list` stays empty, since tools list what there is."""
+        """The templates; of what they stand for, `resources/list` has nothing, since tools list what there is."""
         others = await super().list_resource_templates()
         return [*others, self._memory.template, self._uploads.template, *self._runs.templates]
 

@@ -160,6 +160,30 @@ def test_every_setting_and_target_that_is_named_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_every_link_and_test_that_is_named_exists() -> None:
+    text = README.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert len(anchors) == len(headings), "two sections of one name"
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        assert target in anchors or target.startswith("https://") or (README.parent / target).exists(), target
+    tests = set(re.findall(r"`(tests/[^`]*)`", text))
+    assert len(tests) > 20
+    assert not [test for test in tests if not (README.parent / test).exists()]
+
+
+def test_the_page_on_flags_names_every_flag_and_no_other() -> None:
+    text = (README.parent / "ROLLBACK.md").read_text(encoding="utf-8")
+    flags = {environment_name(name) for name in Settings.model_fields if name.startswith("feature_")}
+    rows = re.findall(r"^\| `(FEATURE_\w+)` \|.*\| ([^|]*) \|$", text, re.MULTILINE)
+    assert {flag for flag, _ in rows} == flags == set(re.findall(r"FEATURE_[A-Z_]+[A-Z]", text))
+    for flag, tests in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
+        assert named, flag
+        for file, test in named:
+            assert f"def {test}(" in (README.parent / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
 def test_the_crews_are_the_first_five_types_and_the_others() -> None:
     crews = [[member.type for member in CREWS[crew]] for crew in ("documents", "qdrant")]
     assert crews == [list(TYPES)[:5], list(TYPES)[5:]]
