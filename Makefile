@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 MODEL := .dev/minilm
 CLIENTS := tests/clients/node_modules/.package-lock.json
 
-.PHONY: setup demo clients test test-all check bench bench-vectors clean
+.PHONY: setup demo clients test test-all conformance check bench bench-vectors clean
 
 setup: $(STAMP)
 
@@ -30,7 +30,7 @@ $(MODEL): | $(STAMP)
 demo: setup $(MODEL)
 	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/$(MODEL)}" $(BIN)/quarterdeck demo
 
-# MCP clients from npm (1 GB); needs node 20 or newer.
+# MCP clients and the protocol's conformance suites from npm (1 GB); needs node 20 or newer.
 clients: $(CLIENTS)
 
 $(CLIENTS): tests/clients/package.json tests/clients/package-lock.json
@@ -42,6 +42,9 @@ test: setup
 
 test-all: test clients
 	$(BIN)/python -m pytest -m slow
+
+conformance: setup clients
+	$(BIN)/python -m pytest tests/clients/test_conformance.py
 
 check: setup
 	$(BIN)/ruff check .

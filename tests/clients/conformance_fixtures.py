@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -31,6 +31,7 @@ from mcp_types import (
     TextContent,
     TextResourceContents,
 )
+from pydantic import Field
 
 Call = Context[Any, Any]
 Json = Any
@@ -128,14 +129,14 @@ async def test_reconnection(ctx: Call) -> str:
 async def test_sampling(prompt: str, ctx: Call) -> str:
     """Ask the client's model."""
     message = SamplingMessage(role="user", content=TextContent(text=prompt))
-    answer = await ctx.session.create_message([message], max_tokens=100)
+    answer = await ctx.session.create_message([message], max_tokens=100, related_request_id=ctx.request_id)
     assert isinstance(answer.content, TextContent)
     return f"LLM response: {answer.content.text}"
 
 
 async def elicit(ctx: Call, message: str, properties: dict[str, Json], required: list[str]) -> str:
     schema = {"type": "object", "properties": properties, "required": required}
-    answer = await ctx.session.elicit_form(message, schema)
+    answer = await ctx.session.elicit_form(message, schema, ctx.request_id)
     return f"action={answer.action}, content={json.dumps(answer.content)}"
 
 
@@ -284,6 +285,23 @@ async def test_missing_capability(ctx: Call) -> str:
     return "sampling is there"
 
 
+async def test_trigger_tool_change(ctx: Call) -> str:
+    """Say that there are other tools."""
+    await ctx.notify_tools_changed()
+    return "said"
+
+
+async def test_trigger_prompt_change(ctx: Call) -> str:
+    """Say that there are other prompts."""
+    await ctx.notify_prompts_changed()
+    return "said"
+
+
+async def test_headers(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]) -> str:
+    """Take an argument that a header repeats."""
+    return region
+
+
 async def json_schema_2020_12_tool() -> str:
     """Have a schema of the vocabulary of 2020-12."""
     return "ok"
@@ -313,13 +331,45 @@ SCHEMA_2020_12: dict[str, Json] = {
     "additionalProperties": False,
 }
 
-TOOLS: list[Callable[..., Any]] = [
-    value for name, value in list(globals().items()) if name.startswith("test_") or name == "json_schema_2020_12_tool"
+BOTH: list[Callable[..., Any]] = [
+    test_simple_text,
+    test_image_content,
+    test_audio_content,
+    test_embedded_resource,
+    test_multiple_content_types,
+    test_error_handling,
+    test_tool_with_progress,
 ]
+ASKING: list[Callable[..., Any]] = [
+    test_sampling,
+    test_elicitation,
+    test_elicitation_sep1034_defaults,
+    test_elicitation_sep1330_enums,
+    test_reconnection,
+]
+ANSWERS_THAT_ASK: list[Callable[..., Any]] = [
+    test_logging_tool,
+    test_input_required_result_elicitation,
+    test_input_required_result_sampling,
+    test_input_required_result_list_roots,
+    test_input_required_result_request_state,
+    test_input_required_result_tampered_state,
+    test_input_required_result_multiple_inputs,
+    test_input_required_result_multi_round,
+    test_input_required_result_capabilities,
+    test_streaming_elicitation,
+    test_missing_capability,
+    test_trigger_tool_change,
+    test_trigger_prompt_change,
+    test_headers,
+]
+HANDSHAKE = {function.__name__ for function in [*BOTH, *ASKING]}
+SINCE_2026 = {function.__name__ for function in [*BOTH, *ANSWERS_THAT_ASK]}
 
 
 def tools() -> dict[str, Tool]:
-    made = {function.__name__: Tool.from_function(function, structured_output=False) for function in TOOLS}
+    functions = [*BOTH, *ASKING, *ANSWERS_THAT_ASK, test_tool_with_logging, json_schema_2020_12_tool]
+    made = {function.__name__: Tool.from_function(function, structured_output=False) for function in functions}
     rich = made["json_schema_2020_12_tool"]
     return {**made, rich.name: rich.model_copy(update={"parameters": SCHEMA_2020_12})}
 
