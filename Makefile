@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := .dev/minilm
 HOST := .dev/browser/host.js
+CLIENTS := tests/clients/node_modules/.package-lock.json
 
-.PHONY: setup setup-browser screenshots demo test test-all check bench bench-vectors clean
+.PHONY: setup setup-browser screenshots demo clients test test-all conformance check bench bench-vectors clean
 
 setup: $(STAMP)
 
@@ -45,11 +46,21 @@ screenshots: setup-browser
 demo: setup $(MODEL)
 	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/$(MODEL)}" $(BIN)/quarterdeck demo
 
+# MCP clients and the protocol's conformance suites from npm (1 GB); needs node 20 or newer.
+clients: $(CLIENTS)
+
+$(CLIENTS): tests/clients/package.json tests/clients/package-lock.json
+	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $(CLIENTS)
+
 test: setup
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: test setup-browser
+test-all: test setup-browser clients
 	$(BIN)/python -m pytest -m slow
+
+conformance: setup clients
+	$(BIN)/python -m pytest tests/clients/test_conformance.py
 
 check: setup
 	$(BIN)/ruff check .
@@ -65,4 +76,4 @@ bench-vectors: setup
 	$(BIN)/python -m tests.bench --only vectors $(ARGS)
 
 clean:
-	rm -rf $(VENV) .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) tests/clients/node_modules .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
