@@ -24,7 +24,7 @@ from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.vectors.cache_report import cache_report
-from quarterdeck.tools.agents.builtin.catalogue import CREWS
+from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.memory.service import MemoryService
@@ -83,6 +83,8 @@ class Deck:
     memory: MemoryService
     uploads: UploadService
     ingest: Ingest
+    vectors: VectorService
+    types: Sequence[str]  # of agents that can be spawned
     reports: Mapping[str, Callable[[str], Awaitable[Mapping[str, Any]]]]  # all that is known of an `agent`, a `query`
     changes: ChangeFeed
 
@@ -230,7 +232,9 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
         reports = {"agent": agents_face.report, "query": queries_face.report}
-        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, reports, ChangeFeed(runs, board))
+        changes = ChangeFeed(runs, board)
+        types = [*TYPES, *own]
+        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, vectors, types, reports, changes)
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:
