@@ -33,6 +33,7 @@ from quarterdeck.tools.memory.resource import MemoryResource
 from quarterdeck.tools.uploads.resource import UploadResource
 from quarterdeck.tools.vectors.completion import collections_beginning
 
+from .chat_page import chat_page, opening
 from .deck import Deck
 from .prompts import Prompts
 from .resources import MemoryResources
@@ -67,7 +68,8 @@ class DeckServer(MCPServer[None]):
             title="Quarterdeck",
             version=version("quarterdeck"),
             instructions=INSTRUCTIONS,
-            tools=list(deck.tools.values()),
+            tools=[opening(tool) for tool in deck.tools.values()],
+            extensions=[chat_page()],
             log_level=deck.settings.log_level,
             subscriptions=bus,
             middleware=[*middleware, self._memory.listening],
@@ -113,7 +115,7 @@ class DeckServer(MCPServer[None]):
         return self._prompts.get(name, arguments or {})
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates; `resources/list` stays empty, since tools list what there is."""
+        """The templates; of what they stand for, `resources/list` has nothing, since tools list what there is."""
         others = await super().list_resource_templates()
         return [*others, self._memory.template, self._uploads.template, *self._runs.templates]
 
