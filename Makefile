@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := .dev/minilm
+MCPB := npx --yes @anthropic-ai/mcpb@2.1.2
 
-.PHONY: setup demo test test-all check bench bench-vectors clean
+.PHONY: setup demo test test-all check bench bench-vectors mcpb clean
 
 setup: $(STAMP)
 
@@ -47,6 +48,14 @@ bench: setup
 # ARGS=--large: a million points too
 bench-vectors: setup
 	$(BIN)/python -m tests.bench --only vectors $(ARGS)
+
+# A bundle for Claude Desktop and others that install by a click; needs node and, the first time, the network.
+mcpb: setup
+	rm -rf build/mcpb
+	mkdir -p build/mcpb dist
+	git ls-files --cached --others --exclude-standard manifest.json pyproject.toml README.md LICENSE server tools storage | tar -cf - -T - | tar -xf - -C build/mcpb
+	$(MCPB) validate build/mcpb/manifest.json
+	$(MCPB) pack build/mcpb dist/quarterdeck.mcpb
 
 clean:
 	rm -rf $(VENV) .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
