@@ -6,8 +6,9 @@ STAMP := $(VENV)/.installed
 MODEL := .dev/minilm
 HOST := .dev/browser/host.js
 CLIENTS := tests/clients/node_modules/.package-lock.json
+MCPB := npx --yes @anthropic-ai/mcpb@2.1.2
 
-.PHONY: setup setup-browser screenshots demo clients test test-all conformance check bench bench-vectors clean
+.PHONY: setup setup-browser screenshots demo clients test test-all conformance check bench bench-vectors mcpb clean
 
 setup: $(STAMP)
 
@@ -74,6 +75,14 @@ bench: setup
 # ARGS=--large: a million points too
 bench-vectors: setup
 	$(BIN)/python -m tests.bench --only vectors $(ARGS)
+
+# A bundle for Claude Desktop and others that install by a click; needs node and, the first time, the network.
+mcpb: setup
+	rm -rf build/mcpb
+	mkdir -p build/mcpb dist
+	git ls-files --cached --others --exclude-standard manifest.json pyproject.toml README.md LICENSE server tools storage | tar -cf - -T - | tar -xf - -C build/mcpb
+	$(MCPB) validate build/mcpb/manifest.json
+	$(MCPB) pack build/mcpb dist/quarterdeck.mcpb
 
 clean:
 	rm -rf $(VENV) tests/clients/node_modules .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
