@@ -29,8 +29,9 @@ $(MODEL): | $(STAMP)
 demo: setup $(MODEL)
 	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/$(MODEL)}" $(BIN)/quarterdeck demo
 
+# The tests of a file stay in one process, which starts each real server that they need once.
 test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile
 
 test-all: test
 	$(BIN)/python -m pytest -m slow
