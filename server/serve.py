@@ -12,6 +12,7 @@ from collections.abc import Callable
 from .app import DeckServer
 from .config import Settings, unknown_variables
 from .deck import open_deck
+from .telemetry import telemetry
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ async def serve_stdio(settings: Settings) -> None:
     """
     for name in unknown_variables():
         log.warning("%s is set but means nothing here", name)
-    async with open_deck(settings) as deck:
+    async with telemetry(settings), open_deck(settings) as deck:
         told = asyncio.Event()
         end_on_signal(told.set)
         serving = asyncio.create_task(DeckServer(deck).run_stdio_async())
