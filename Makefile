@@ -54,8 +54,9 @@ $(CLIENTS): tests/clients/package.json tests/clients/package-lock.json
 	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $(CLIENTS)
 
+# The tests of a file stay in one process, which starts each real server that they need once.
 test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile
 
 test-all: test setup-browser clients
 	$(BIN)/python -m pytest -m slow

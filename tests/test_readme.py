@@ -175,6 +175,13 @@ def test_every_link_and_test_that_is_named_exists() -> None:
     assert not [test for test in tests if not (README.parent / test).exists()]
 
 
+def test_every_file_that_contributing_names_exists() -> None:
+    text = (README.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:server|tools|storage|tests|examples)/[\w/.]*)`", text))
+    assert len(named) > 20
+    assert not [path for path in named if not (README.parent / path).exists()]
+
+
 def test_the_page_on_flags_names_every_flag_and_no_other() -> None:
     text = (README.parent / "ROLLBACK.md").read_text(encoding="utf-8")
     flags = {environment_name(name) for name in Settings.model_fields if name.startswith("feature_")}
