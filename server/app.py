@@ -26,6 +26,7 @@ from mcp_types import (
 )
 from pydantic import AnyUrl
 
+from .chat_page import chat_page, opening
 from .deck import Deck
 from .resources import MemoryResources
 from .run_resources import RunResources
@@ -51,7 +52,8 @@ class DeckServer(MCPServer[None]):
             title="Quarterdeck",
             version=version("quarterdeck"),
             instructions=INSTRUCTIONS,
-            tools=list(deck.tools.values()),
+            tools=[opening(tool) for tool in deck.tools.values()],
+            extensions=[chat_page()],
             log_level=deck.settings.log_level,
             subscriptions=bus,
             middleware=[*middleware, self._memory.listening],
@@ -80,7 +82,7 @@ class DeckServer(MCPServer[None]):
             self._memory.watch.look_soon()  # what the call wrote
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates; `resources/list` stays empty, since tools list what there is."""
+        """The templates; of what they stand for, `resources/list` has nothing, since tools list what there is."""
         others = await super().list_resource_templates()
         return [*others, self._memory.template, self._uploads.template, *self._runs.templates]
 

@@ -113,6 +113,12 @@ def _check_cache_url(value: str | None) -> str | None:
     return value
 
 
+def _check_telemetry_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
+        raise ValueError("give http(s)://host:port; headers with a key are OTEL_EXPORTER_OTLP_HEADERS")
+    return value.rstrip("/") if value is not None else None
+
+
 class AgentsTable(BaseModel):
     """The table `[agents]` of the TOML file."""
 
@@ -193,7 +199,8 @@ class Settings(BaseSettings):
         default=None, validation_alias="MINIO_SECRET_KEY", description="secret key for it; there are no default keys"
     )
     upload_roots: Paths = Field(
-        default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+        default_factory=_default_roots,
+        description="folders that `upload` may read paths from, separated by `:`, on Windows by `;`",
     )
     embedder: Annotated[str, AfterValidator(_check_embedder)] = Field(
         default="lexical", description="what makes vectors of [texts](#embedders) in new collections"
@@ -232,6 +239,13 @@ class Settings(BaseSettings):
     http: Annotated[HttpTable, NoDecode, BeforeValidator(_parse_json)] = Field(
         default_factory=HttpTable,
         description="[more tokens](#over-http), each with a name and its rights; the variable takes JSON",
+    )
+    telemetry_url: Annotated[str | None, AfterValidator(_check_telemetry_url)] = Field(
+        default=None,
+        description="an OpenTelemetry collector that spans and metrics are sent to, by OTLP over HTTP: `http(s)://…`",
+    )
+    telemetry_content: bool = Field(
+        default=False, description="on: spans hold what agents are asked, answer and call tools with"
     )
     runs_history: int = Field(
         default=30 * 24 * 3600,

@@ -25,6 +25,7 @@ from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.vectors.cache_report import cache_report
 from quarterdeck.tools.agents.builtin.catalogue import CREWS
+from quarterdeck.tools.agents.telemetry import RunTelemetry
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.memory.service import MemoryService
@@ -85,6 +86,7 @@ class Deck:
     ingest: Ingest
     reports: Mapping[str, Callable[[str], Awaitable[Mapping[str, Any]]]]  # all that is known of an `agent`, a `query`
     changes: ChangeFeed
+    telemetry: RunTelemetry
 
 
 @asynccontextmanager
@@ -230,7 +232,8 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
         reports = {"agent": agents_face.report, "query": queries_face.report}
-        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, reports, ChangeFeed(runs, board))
+        changes = ChangeFeed(runs, board)
+        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, reports, changes, agents.telemetry)
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:

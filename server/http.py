@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
@@ -14,6 +14,7 @@ import uvicorn
 from .config import Settings, SettingsError, keyring, unknown_variables
 from .deck import open_deck
 from .serve import end_on_signal
+from .telemetry import telemetry
 from .web.access import is_loopback
 from .web.app import http_app
 from .web.protocol import PatientProtocol
@@ -25,8 +26,9 @@ CONNECTIONS = 2_000  # at once; who comes then is told to come again
 FILES = 4_096  # that the process may have open, where the system lets it raise that by itself
 
 
-async def serve_http(settings: Settings) -> None:
-    """Open the deck, serve until a signal, let running requests end, close the deck.
+async def serve_http(settings: Settings, on_serving: Callable[[str], None] | None = None) -> None:
+    """Open the deck, serve until a signal, let running requests end, close the deck. `on_serving` is told the URL once
+    connections are taken.
 
     Raises:
         SettingsError: the address cannot be listened on, or only with a token.
@@ -39,7 +41,7 @@ async def serve_http(settings: Settings) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of what the client is told anyway
     _allow_files()
     with listen(settings) as listener:
-        async with open_deck(settings) as deck:
+        async with telemetry(settings), open_deck(settings) as deck:
             ending = asyncio.Event()
             server = _Server(
                 uvicorn.Config(
@@ -62,7 +64,10 @@ async def serve_http(settings: Settings) -> None:
 
             end_on_signal(end)
             host, port = listener.getsockname()[:2]
-            log.info("serving http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            log.info("serving %s", url)
+            if on_serving is not None:
+                on_serving(url)
             await server.serve([listener])
 
 

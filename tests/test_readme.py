@@ -123,6 +123,18 @@ def test_every_link_and_test_that_is_named_exists() -> None:
     assert not [test for test in tests if not (README.parent / test).exists()]
 
 
+def test_the_page_on_flags_names_every_flag_and_no_other() -> None:
+    text = (README.parent / "ROLLBACK.md").read_text(encoding="utf-8")
+    flags = {environment_name(name) for name in Settings.model_fields if name.startswith("feature_")}
+    rows = re.findall(r"^\| `(FEATURE_\w+)` \|.*\| ([^|]*) \|$", text, re.MULTILINE)
+    assert {flag for flag, _ in rows} == flags == set(re.findall(r"FEATURE_[A-Z_]+[A-Z]", text))
+    for flag, tests in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
+        assert named, flag
+        for file, test in named:
+            assert f"def {test}(" in (README.parent / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
 def test_the_crews_are_the_first_five_types_and_the_others() -> None:
     crews = [[member.type for member in CREWS[crew]] for crew in ("documents", "qdrant")]
     assert crews == [list(TYPES)[:5], list(TYPES)[5:]]

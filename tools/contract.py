@@ -204,7 +204,7 @@ def _names_and_types(node: Any) -> Any:
         if key == "properties"
         else _names_and_types(value)
         for key, value in schema.items()
-        if key not in ("required", "enum")
+        if key not in ("required", "enum", "additionalProperties")
     }
 
 

@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, NotFoundError
 
@@ -26,10 +25,13 @@ from .answers import refusal
 from .api import Api
 from .body import JSON_BYTES, BodyLimit
 from .caller import Caller
+from .doors import STREAM, TEXT, Door, routes
 from .draining import Draining
 from .events import event_stream
 from .headers import SecurityHeaders
 from .mcp import check_rights, listen_until
+from .metrics import metrics_answer
+from .openapi import describe
 from .pages import page_routes
 from .rate import RateLimit
 
@@ -51,7 +53,7 @@ def http_app(deck: Deck, ending: asyncio.Event) -> Starlette:
             yield
 
     return Starlette(
-        routes=[*_routes(deck), *mcp.routes],
+        routes=[*routes(_doors(deck)), *page_routes(), *mcp.routes],
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(Draining, ending=ending),
@@ -70,34 +72,50 @@ def http_app(deck: Deck, ending: asyncio.Event) -> Starlette:
     )
 
 
-def _routes(deck: Deck) -> list[Route]:
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
+def _doors(deck: Deck) -> list[Door]:
     async def events(request: Request) -> Response:
         return event_stream(deck.changes, _hello(deck, request.user))
 
-    async def metadata(request: Request) -> Response:
-        """RFC 9728. Tokens are made by who runs the server: no authorization server hands them out."""
-        resource = request.path_params.get("path", "")
-        origin = f"{request.url.scheme}://{request.headers.get('host', '')}"
-        return JSONResponse(
-            {
-                "resource": f"{origin}/{resource}" if resource else origin,
-                "resource_name": "Quarterdeck",
-                "bearer_methods_supported": ["header"],
-                "scopes_supported": ["read", "full"],
-            }
-        )
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(describe(doors, version("quarterdeck")))
 
-    return [
-        *Api(deck).routes(),
-        Route("/api/events", events),
-        Route("/healthz", healthz),
-        Route(METADATA, metadata),
-        Route(METADATA + "/{path}", metadata),
-        *page_routes(),
+    async def metrics(_: Request) -> Response:
+        return await metrics_answer(deck)
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    doors = [
+        *Api(deck).doors(),
+        Door(
+            "GET",
+            "/api/events",
+            "What changes, as it does: first `hello`, then `changed` with what, queries and agents.",
+            events,
+            answer={"type": "string"},
+            answer_type=STREAM,
+        ),
+        Door("GET", "/api/openapi.json", "This description.", openapi),
+        Door("GET", "/metrics", "Figures for Prometheus.", metrics, answer={"type": "string"}, answer_type=TEXT),
+        Door("GET", "/healthz", "Whether the server lives.", healthz, is_open=True),
+        Door("GET", METADATA, "How the server is protected (RFC 9728).", _metadata, is_open=True),
+        Door("GET", METADATA + "/{path}", "How a part of it is protected.", _metadata, is_open=True),
     ]
+    return doors
+
+
+async def _metadata(request: Request) -> Response:
+    """Tokens are made by who runs the server: no authorization server hands them out."""
+    resource = request.path_params.get("path", "")
+    origin = f"{request.url.scheme}://{request.headers.get('host', '')}"
+    return JSONResponse(
+        {
+            "resource": f"{origin}/{resource}" if resource else origin,
+            "resource_name": "Quarterdeck",
+            "bearer_methods_supported": ["header"],
+            "scopes_supported": ["read", "full"],
+        }
+    )
 
 
 def _hello(deck: Deck, caller: Caller) -> dict[str, object]:
@@ -120,10 +138,12 @@ async def _refused(_: Request, exc: Exception) -> Response:
 
 async def _no_route(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101
-    there = exc.headers["Allow"] if exc.headers and "Allow" in exc.headers else "what GET /api/openapi.json lists"
-    text = f"{request.method} {request.url.path[:80]}: there is only {there}"
-    kind = NotFoundError if exc.status_code == 404 else InvalidArgumentError
-    return refusal(kind(text, status=exc.status_code), exc.headers)
+    door = f"{request.method} {request.url.path[:80]}"
+    if exc.status_code == 404:
+        return refusal(NotFoundError(f"{door}: there is no such door; GET /api/openapi.json lists all", status=404))
+    allowed = (exc.headers or {}).get("Allow", "")
+    error = InvalidArgumentError(f"{door}: this door takes {allowed}", status=exc.status_code)
+    return refusal(error, exc.headers)
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -95,6 +95,7 @@ class QueryEntry(TypedDict):
     createdAt: int
     startTime: int | None
     duration: int | None
+    lastActivity: int
     usage: dict[str, Any] | None
     metadata: dict[str, Any]
     progress: dict[str, Any] | None
@@ -229,6 +230,7 @@ class QueryTools:
             "createdAt": row.created_at,
             "startTime": row.started_at,
             "duration": row.active_ms(self._clock.now()),
+            "lastActivity": row.last_activity(),
             "usage": row.usage,
             "metadata": row.metadata,
             "progress": row.progress,
