@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "frameworks"))
 
@@ -48,6 +48,6 @@ def next_step(answers: list[dict[str, Any]]) -> Step | str:
 def answer_of(content: Any) -> dict[str, Any]:
     """A tool's answer, however the framework hands it on: parsed, as JSON text, or as a list of text blocks."""
     if isinstance(content, list):
-        content = "".join(block["text"] for block in content)
+        content = "".join(block["text"] for block in cast("list[dict[str, str]]", content))
     answer: dict[str, Any] = json.loads(content) if isinstance(content, str) else content
     return answer_of(answer["text"]) if answer.get("type") == "text" else answer
