@@ -74,7 +74,7 @@ async def open_agents(
     acp = {name: kind for name, kind in own.items() if isinstance(kind, AcpType)}
     async with AsyncExitStack() as stack:
         owner = processes.identify(os.getpid())
-        children = Supervisor(owner) if is_supported() else Subprocesses()
+        children = Supervisor(owner) if is_supported() else Subprocesses(owner)
         stack.push_async_callback(children.close)
         tracker = Tracker(memory, clock)
         stack.push_async_callback(tracker.close)

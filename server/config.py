@@ -199,7 +199,8 @@ class Settings(BaseSettings):
         default=None, validation_alias="MINIO_SECRET_KEY", description="secret key for it; there are no default keys"
     )
     upload_roots: Paths = Field(
-        default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+        default_factory=_default_roots,
+        description="folders that `upload` may read paths from, separated by `:`, on Windows by `;`",
     )
     embedder: Annotated[str, AfterValidator(_check_embedder)] = Field(
         default="lexical", description="what makes vectors of [texts](#embedders) in new collections"

@@ -18,7 +18,9 @@ README = Path(__file__).parent.parent / "README.md"
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
+    "http": "none",
     "http_token": "none",
+    "telemetry_url": "none",
     "optimizer": "none",
     "memory_url": "SQLite in the data directory",
     "objects_url": "a folder in the data directory",
@@ -62,7 +64,8 @@ def settings_table() -> str:
     rows: list[str] = []
     for name, field in Settings.model_fields.items():
         default = (
-            SHOWN_DEFAULTS.get(name) or f"`{str(field.default).lower() if field.default is True else field.default}`"
+            SHOWN_DEFAULTS.get(name)
+            or f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
         )
         rows.append(f"| `{environment_name(name)}` | `{name}` | {default} | {field.description} |")
     return "\n".join(["| variable | TOML key | default | means |", "| --- | --- | --- | --- |", *rows])
@@ -121,6 +124,18 @@ def test_every_link_and_test_that_is_named_exists() -> None:
     tests = set(re.findall(r"`(tests/[^`]*)`", text))
     assert len(tests) > 20
     assert not [test for test in tests if not (README.parent / test).exists()]
+
+
+def test_the_page_on_flags_names_every_flag_and_no_other() -> None:
+    text = (README.parent / "ROLLBACK.md").read_text(encoding="utf-8")
+    flags = {environment_name(name) for name in Settings.model_fields if name.startswith("feature_")}
+    rows = re.findall(r"^\| `(FEATURE_\w+)` \|.*\| ([^|]*) \|$", text, re.MULTILINE)
+    assert {flag for flag, _ in rows} == flags == set(re.findall(r"FEATURE_[A-Z_]+[A-Z]", text))
+    for flag, tests in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
+        assert named, flag
+        for file, test in named:
+            assert f"def {test}(" in (README.parent / file).read_text(encoding="utf-8"), f"{file}::{test}"
 
 
 def test_the_crews_are_the_first_five_types_and_the_others() -> None:

@@ -9,22 +9,23 @@ from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from quarterdeck.storage.errors import InvalidArgumentError
-from quarterdeck.storage.objects.base import CHUNK_BYTES
 from quarterdeck.tools.contract import NoClient, Schema
 from quarterdeck.tools.reads import ACTIONS, only_reads
 from quarterdeck.tools.uploads.service import MAX_FILES
 from quarterdeck.tools.uploads.spool import Spool
 
 from ..deck import Deck
+from .answers import Answer
 from .body import read_arguments
 from .caller import Caller
 from .doors import BYTES, Door
 from .multipart import read_form
 
 Arguments = dict[str, Any]
+CHUNK_BYTES = 1 << 20  # of a download, held at once
 
 UPLOAD_FORM: Schema = {
     "type": "object",
@@ -86,7 +87,7 @@ class Api:
             failed = False
         finally:
             self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
-        return JSONResponse(answer)
+        return Answer(answer)
 
     def _by_body(self, method: str, path: str, name: str) -> Door:
         tool = self._deck.tools[name]
@@ -103,7 +104,7 @@ class Api:
 
         async def call(request: Request) -> Response:
             arguments = _from_query(request, tool.parameters)
-            if not only_reads(name, arguments):
+            if "action" in arguments and not only_reads(name, arguments):
                 raise InvalidArgumentError(f"GET {path} only reads: POST the same arguments as JSON", status=405)
             return await self._call(request, name, arguments)
 
@@ -111,7 +112,7 @@ class Api:
 
     def _report(self, kind: str, path: str, summary: str) -> Door:
         async def call(request: Request) -> Response:
-            return JSONResponse({"success": True, **await self._deck.reports[kind](request.path_params["id"])})
+            return Answer({"success": True, **await self._deck.reports[kind](request.path_params["id"])})
 
         return Door("GET", path, summary, call)
 
@@ -140,7 +141,7 @@ class Api:
         with closing(Spool(self._deck.data_dir)) as spool:
             form = await read_form(request, spool)
             answer = await self._deck.ingest.upload(form.files, form.index)
-        return JSONResponse(answer, answer["status"])
+        return Answer(answer, answer["status"])
 
     async def _download(self, request: Request) -> Response:
         """As a file to save: whatever somebody has uploaded is never a page of this server."""

@@ -22,7 +22,8 @@ async def check_rights(ctx: Context, call_next: CallNext) -> HandlerResult:
     """Middleware: a token that only reads calls nothing else."""
     if ctx.method == "tools/call":
         params = cast("dict[str, Any]", ctx.params or {})
-        caller: Caller = ctx.request.user
+        request: Any = ctx.request
+        caller: Caller = request.user
         try:
             caller.check(str(params.get("name")), params.get("arguments") or {})
         except DeniedError as exc:

@@ -1,7 +1,7 @@
 """Vectors in one SQLite file, searched in FAISS indexes that each process derives from it.
 
 A search first looks up the collection's last change: so it sees every acknowledged point, whichever process wrote it.
-Where the index has already replayed that change and is quick, the search runs inline; the rest goes to threads.
+Where the index has replayed all but a few changes and is quick, the search runs inline; the rest goes to threads.
 """
 
 from __future__ import annotations
@@ -226,12 +226,9 @@ class FaissVectorStore:
             asked = to_matrix(queries, _labels("query", len(queries)), info.dimension, info.metric)
             if not len(asked):
                 return []
-            replica = self._replicas.of(collection)
-            generation = replica.generation
-            if generation is not None and replica.is_at(collection) and not replica.lock.locked():
-                generation.slots.expire(self._clock.now())
-                if generation.is_quick(len(asked), limit, where, precision, INLINE_BYTES):
-                    return self._search(reader, collection, generation, asked, options)
+            generation = self._replicas.at_once(reader, collection)
+            if generation is not None and generation.is_quick(len(asked), limit, where, precision, INLINE_BYTES):
+                return self._search(reader, collection, generation, asked, options)
         return await self._replicas.use(name, partial(self._search, asked=asked, options=options))
 
     def _search(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from .base import CollectionInfo, Hit, IndexKind, Payload, Precision, Quantizati
 from .index import LEAST_RANKED, Index, new_index
 from .matrix import Matrix, comparable, decode
 from .postings import Postings
-from .ranking import rank
+from .ranking import Ranked, rank, to_hits
 from .reader import Collection, Reader, SlotRow
 from .slots import NEVER, Mask, Slots, SlotTable
 from .vectors import faiss, smallest
@@ -24,6 +25,7 @@ from .vectors import faiss, smallest
 Structure = tuple[IndexKind, Quantization]
 
 GRAPH_ADDS = 1000  # points that are added to a graph beside searches, at some 350 µs each
+FEW_CHANGES = 200  # points, at some 5 µs each; to a graph they are added in a thread
 FEW = 0.07  # share of the slots: so few matching ones are found quicker by comparing them than by discarding others
 MARGIN: dict[Quantization, float] = {"none": 1, "fp16": 1.25, "sq8": 1.5, "sq4": 2, "pq": 1.25}
 """How many times the limit is scored anew by the stored vectors: the order of narrower ones is not quite theirs."""
@@ -67,6 +69,13 @@ class Generation:
         return self.wish != ("exact", "none") and living >= 2 * self.built
 
     # ---- following the truth
+
+    def is_near(self, reader: Reader, collection: Collection) -> bool:
+        """Whether the changes since are so few that even the event loop can replay them."""
+        if self.sequence == collection.sequence:
+            return True
+        few = not reader.has_more(collection, self.sequence, self.last_key, FEW_CHANGES)
+        return few and self.index.kind != "hnsw"
 
     def follow(self, reader: Reader, collection: Collection, *, patient: bool = False) -> bool:
         """Replay the changes since; False if that would take long, and the caller is not `patient`."""
@@ -127,9 +136,16 @@ class Generation:
             found = self._scan_truth(reader, collection, asked, limit, mask)
         else:
             found = self.candidates(asked, limit, precision, mask)
+        if not any(map(len, found)):
+            return [[] for _ in queries]
         keys: list[list[int]] = [self.slots.keys[slots].tolist() for slots in found]
-        rows = reader.found(keys[0] if len(keys) == 1 else list({key for some in keys for key in some}))
-        return [rank(query, some, rows, self.info, limit, threshold) for query, some in zip(queries, keys, strict=True)]
+        held = self.index.vectors.unaltered()
+        rows = reader.found(keys[0] if len(keys) == 1 else list(set(chain(*keys))), vectors=held is None)
+        ranked: list[Ranked] = []
+        for query, slots, some in zip(queries, found, keys, strict=True):
+            points = decode([rows[key][3] for key in some], self.info) if held is None else held[slots]
+            ranked.append(rank(query, some, points, self.info.metric, limit, threshold))
+        return to_hits(ranked, rows)
 
     def _mask(self, reader: Reader, collection: Collection, where: Mapping[str, Any] | None) -> Mask | None:
         """The slots to search; None: all."""

@@ -20,6 +20,7 @@ from .vectors import MappedVectors, RamVectors, Vectors, faiss, faiss_metric, fl
 CODES_FROM = 4096  # points, from which codes are faster than comparing all
 TRAIN_FROM = 1024  # fewer points are compared exactly, and held as float32, whatever was wished
 PQ_WIDTH = 4  # numbers for each 4-bit code
+NARROW_WIDTH = 6  # where the codes are all that is in memory
 HASH_CODES = 64  # of 4 bits: 256 in all
 TRAINING_ITERATIONS = 10
 HNSW_LINKS, HNSW_BUILD = 16, 200
@@ -38,10 +39,11 @@ def wanted(info: CollectionInfo, points: int) -> tuple[IndexKind, Quantization]:
     return "pq" if codes else "exact", info.quantization
 
 
-def reranked(kind: IndexKind, precision: Precision, size: int, limit: int) -> int:
-    """How many are re-ranked for a limit: measured on sentence embeddings, for a recall of .99 when balanced."""
+def reranked(width: float, precision: Precision, size: int, limit: int) -> int:
+    """How many are re-ranked for a limit, by codes of so many numbers each: measured on sentence embeddings, for a
+    recall of .99 when balanced."""
     factor = 16 if size < 200_000 else 32 if size < 600_000 else 64
-    return factor * (2 if kind == "hash" else 1) // (2 if precision == "fast" else 1) * max(limit, LEAST_RANKED)
+    return factor * (2 if width > PQ_WIDTH else 1) // (2 if precision == "fast" else 1) * max(limit, LEAST_RANKED)
 
 
 class Index:
@@ -54,6 +56,7 @@ class Index:
         self._dimension = dimension
         codes = kind in ("pq", "hash")
         self._code_bytes = int(base.sa_code_size()) if codes else 0  # asked once: it takes FAISS some 30 µs
+        self._width = dimension / (2 * self._code_bytes) if codes else 0.0
         self._refined: Any = (
             faiss.IndexRefine(base, vectors.index) if codes and isinstance(vectors, RamVectors) else None
         )
@@ -85,7 +88,7 @@ class Index:
         if self.kind == "hnsw":
             return queries * HNSW_SEARCH[precision] * HNSW_LINKS * row
         scanned = size * self._code_bytes
-        return queries * (scanned + reranked(self.kind, precision, size, limit) * row)
+        return queries * (scanned + reranked(self._width, precision, size, limit) * row)
 
     def nearest(self, queries: Matrix, limit: int, precision: Precision, *, share: float, size: int) -> Slots | None:
         """Slots of shape (queries, some), the nearest first, -1 for none: about `limit` of them are among the `share`
@@ -95,7 +98,7 @@ class Index:
             return None
         want = limit if share == 1 else math.ceil(2 * limit / share) + 8
         graph = self.kind == "hnsw"
-        candidates = HNSW_SEARCH[precision] if graph else reranked(self.kind, precision, size, limit)
+        candidates = HNSW_SEARCH[precision] if graph else reranked(self._width, precision, size, limit)
         candidates = max(math.ceil(candidates / share), want)
         if candidates > MOST_CANDIDATES * size:
             return None
@@ -145,7 +148,8 @@ def new_index(
         vectors = RamVectors(flat, metric)
     if kind == "exact":
         return Index(kind, dimension, vectors)
-    width = PQ_WIDTH if kind == "pq" else math.ceil(dimension / HASH_CODES)
+    wide = PQ_WIDTH if mapped is None else NARROW_WIDTH
+    width = wide if kind == "pq" else math.ceil(dimension / HASH_CODES)
     padded = math.ceil(dimension / width) * width
     codes = faiss.IndexPQFastScan(padded, padded // width, 4, faiss_metric(metric))
     codes.pq.cp.niter = TRAINING_ITERATIONS

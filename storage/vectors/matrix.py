@@ -61,7 +61,8 @@ def to_unit_length(matrix: Matrix) -> Matrix:
 
 def _lengths(matrix: Matrix) -> NDArray[np.float64]:
     """Euclidean lengths, in double precision: squares of tiny and huge numbers must not vanish or overflow."""
-    lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+    wide = matrix.astype(np.float64)
+    lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     return lengths
 
 

@@ -1,52 +1,53 @@
-"""The last step of a search: candidates are scored by their vectors as stored, in double precision, and become hits."""
+"""The last step of a search: candidates are scored by their vectors, in double precision, and become hits."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
-from .base import CollectionInfo, Hit
-from .matrix import Matrix, decode
+from .base import Hit, Metric, Payload
+from .matrix import Matrix
 from .reader import FoundRow
+
+Ranked: TypeAlias = list[tuple[int, float]]  # keys and scores, the best first
 
 
 def rank(
-    query: Matrix,
-    keys: Sequence[int],
-    rows: Mapping[int, FoundRow],
-    info: CollectionInfo,
-    limit: int,
-    threshold: float | None,
-) -> list[Hit]:
-    """The best `limit` of the points with these keys; equal scores in the order of the keys given."""
-    if not keys:
-        return []
-    found = [rows[key] for key in keys]
-    scores = score(decode((row[3] for row in found), info), query, info)
-    order = np.argsort(scores if info.metric == "l2" else -scores, kind="stable")[:limit]
+    query: Matrix, keys: Sequence[int], points: Matrix, metric: Metric, limit: int, threshold: float | None
+) -> Ranked:
+    """The best `limit` of the points, whose vectors and keys these are; equal scores in the order of the keys given."""
+    scores = score(points, query, metric)
+    order = np.argsort(scores if metric == "l2" else -scores, kind="stable")[:limit]
     if threshold is not None:
-        order = order[scores[order] <= threshold if info.metric == "l2" else scores[order] >= threshold]
-    decode_json = json.JSONDecoder().raw_decode  # `loads` looks for blanks around, which no stored payload has
+        order = order[scores[order] <= threshold if metric == "l2" else scores[order] >= threshold]
     best: list[int] = order.tolist()
     values: list[float] = scores[order].tolist()
-    return [
-        Hit(found[place][1], value, decode_json(found[place][2])[0]) for place, value in zip(best, values, strict=True)
-    ]
+    return [(keys[place], value) for place, value in zip(best, values, strict=True)]
 
 
-def score(points: Matrix, query: Matrix, info: CollectionInfo) -> NDArray[np.float64]:
+def to_hits(ranked: Sequence[Ranked], rows: Mapping[int, FoundRow]) -> list[list[Hit]]:
+    """With their payloads, all of which are decoded at once: that takes a quarter of the time."""
+    keys = list({key for key, _ in chain(*ranked)})
+    texts = ",".join([rows[key][2] for key in keys])
+    payloads: dict[int, Payload] = dict(zip(keys, from_json(f"[{texts}]"), strict=True))
+    return [[Hit(rows[key][1], value, payloads[key]) for key, value in some] for some in ranked]
+
+
+def score(points: Matrix, query: Matrix, metric: Metric) -> NDArray[np.float64]:
     """By the definition."""
     wide, asked = points.astype(np.float64), query.astype(np.float64)
-    if info.metric == "l2":
+    if metric == "l2":
         difference = wide - asked
         distances: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
         return distances
     products: NDArray[np.float64] = wide @ asked
-    if info.metric == "dot":
+    if metric == "dot":
         return products
     lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide) * (asked @ asked))
-    cosines: NDArray[np.float64] = (products / lengths).clip(-1, 1)
+    cosines: NDArray[np.float64] = np.minimum(np.maximum(products / lengths, -1), 1)
     return cosines

@@ -20,7 +20,7 @@ FoundRow = tuple[int, str, str, bytes]  # key, id, payload as JSON, vector
 
 KEPT_CHANGES = 1000  # deletions are remembered for so many changes
 CHUNK_ROWS = 2048
-CHUNK_IDS = 500  # in one statement
+CHUNK_IDS = 1000  # in one statement
 
 INFO = "name, dimension, metric, embedder, created_at, index_kind, quantization, stored"
 COLLECTION = f"id, sequence, points, text_key, snapshot, {INFO}"
@@ -123,6 +123,19 @@ class Reader:
         [(count,)] = self._rows(sql, (collection.key, key))
         return int(count)
 
+    def has_more(self, collection: Collection, sequence: int, key: int, count: int) -> bool:
+        """Whether more than `count` points have been written with a greater key, or deleted after that change."""
+        if sequence < collection.sequence - KEPT_CHANGES:
+            return True
+        sql = """
+            SELECT (SELECT count(*) FROM (SELECT 1 FROM points WHERE collection = :key AND key > :last LIMIT :most))
+                 + (SELECT count(*) FROM (SELECT 1 FROM deletions WHERE collection = :key AND sequence > :change
+                                          LIMIT :most))
+        """
+        parameters = {"key": collection.key, "last": key, "change": sequence, "most": count + 1}
+        [(found,)] = self._rows(sql, parameters)
+        return int(found) > count
+
     def rows_after(self, collection: Collection, key: int, *, payloads: bool) -> Iterator[list[SlotRow]]:
         """The rows with greater keys, in chunks, ascending; without `payloads` those are empty."""
         payload = "payload" if payloads else "''"
@@ -138,13 +151,14 @@ class Reader:
         rows = self.found(sorted(chosen))
         return [row[3] for row in rows.values()]
 
-    def found(self, keys: Sequence[int]) -> dict[int, FoundRow]:
-        """The rows with these keys, by key."""
+    def found(self, keys: Sequence[int], *, vectors: bool = True) -> dict[int, FoundRow]:
+        """The rows with these keys, by key; without `vectors` those are empty."""
+        vector = "vector" if vectors else "x''"
         rows: list[Any] = []
         for start in range(0, len(keys), CHUNK_IDS):
             chunk = keys[start : start + CHUNK_IDS]
             marks = ", ".join("?" * len(chunk))
-            rows += self._rows(f"SELECT key, id, payload, vector FROM points WHERE key IN ({marks})", chunk)
+            rows += self._rows(f"SELECT key, id, payload, {vector} FROM points WHERE key IN ({marks})", chunk)
         return {row[0]: row for row in rows}
 
     def search_text(

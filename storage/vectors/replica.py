@@ -20,9 +20,6 @@ class Replica:
         self.building_kind: IndexKind | None = None
         self._indexed = indexed
 
-    def is_at(self, collection: Collection) -> bool:
-        return self.generation is not None and self.generation.sequence == collection.sequence
-
     def follow(self, reader: Reader, collection: Collection, snapshots: Snapshots, now: int) -> Generation:
         """Bring the generation to the state that `reader` sees, or begin one: from its snapshot, or from nothing."""
         if self.generation is None and self._indexed:

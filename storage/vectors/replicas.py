@@ -60,6 +60,18 @@ class Replicas:
         if old in self._replicas:
             self._replicas[new] = self._replicas.pop(old)
 
+    def at_once(self, reader: Reader, collection: Collection) -> Generation | None:
+        """The collection's index as `reader` sees it, on the event loop; None if that would take long."""
+        replica = self.of(collection)
+        generation = replica.generation
+        if generation is None or replica.lock.locked() or not generation.is_near(reader, collection):
+            return None
+        if generation.sequence != collection.sequence:
+            generation.follow(reader, collection)
+            self._build_if_due(replica, collection)
+        generation.slots.expire(self._clock.now())
+        return generation
+
     async def follow(
         self, name: str, work: Callable[[Reader, Collection, Generation], None] | None = None
     ) -> tuple[Replica, Collection, Generation]:
@@ -96,8 +108,8 @@ class Replicas:
 
         async with replica.lock:
             collection, done = await self._threads.run(follow_and_work)
-        if done and (wish := replica.next_structure(collection.info)) is not None:
-            self._start_building(name, replica, wish)
+        if done:
+            self._build_if_due(replica, collection)
         return done
 
     # ---- building
@@ -111,6 +123,10 @@ class Replicas:
         self._start_building(name, replica, wish)
         if replica.building is not None:
             await asyncio.shield(replica.building)
+
+    def _build_if_due(self, replica: Replica, collection: Collection) -> None:
+        if (wish := replica.next_structure(collection.info)) is not None:
+            self._start_building(collection.info.name, replica, wish)
 
     def _start_building(self, name: str, replica: Replica, wish: Structure) -> None:
         if self._threads.stop.is_set():

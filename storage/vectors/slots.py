@@ -45,7 +45,7 @@ class Growing:
 class SlotTable:
     def __init__(self) -> None:
         self._keys = Growing(np.int64)
-        self._expiries = Growing(np.int64)
+        self._expiries: Growing | None = None  # until a point has one
         self._alive = Growing(np.bool_)
         self._next_expiry = NEVER
         self.living = 0
@@ -63,7 +63,7 @@ class SlotTable:
 
     @property
     def expiries(self) -> Slots:
-        return self._expiries.items
+        return np.full(len(self), NEVER) if self._expiries is None else self._expiries.items
 
     @property
     def alive(self) -> Mask:
@@ -71,14 +71,20 @@ class SlotTable:
 
     @property
     def nbytes(self) -> int:
-        return self._keys.nbytes + self._expiries.nbytes + self._alive.nbytes
+        expiries = 0 if self._expiries is None else self._expiries.nbytes
+        return self._keys.nbytes + expiries + self._alive.nbytes
 
     def append(self, keys: Slots, expiries: Slots) -> None:
         """Ascending keys, greater than those that are there."""
+        first_expiry = int(expiries.min(initial=NEVER))
+        if self._expiries is None and first_expiry < NEVER:
+            self._expiries = Growing(np.int64)
+            self._expiries.extend(np.full(len(self), NEVER))
+        if self._expiries is not None:
+            self._expiries.extend(expiries)
         self._keys.extend(keys)
-        self._expiries.extend(expiries)
         self._alive.extend(np.ones(len(keys), np.bool_))
-        self._next_expiry = min(self._next_expiry, int(expiries.min(initial=NEVER)))
+        self._next_expiry = min(self._next_expiry, first_expiry)
         self.living += len(keys)
 
     def remove(self, keys: Slots) -> None:

@@ -42,6 +42,10 @@ class Vectors(Protocol):
         """
         ...
 
+    def unaltered(self) -> Matrix | None:
+        """A view of all vectors as they were added, valid until more are; None if they are held in a narrower form."""
+        ...
+
 
 def flat_index(quantization: Quantization, dimension: int, metric: Metric) -> Any:
     """An empty FAISS index that compares every vector."""
@@ -62,6 +66,7 @@ class RamVectors:
 
     def __init__(self, index: Any, metric: Metric) -> None:
         self.index = index
+        self._is_plain = isinstance(index, faiss.IndexFlat)
         self._at_once = L2_AT_ONCE if metric == "l2" else None
 
     @property
@@ -83,6 +88,13 @@ class RamVectors:
             for start in range(0, len(queries), step)
         ]
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def unaltered(self) -> Matrix | None:
+        if not self._is_plain:
+            return None
+        index = self.index
+        held: Matrix = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
+        return held
 
 
 class MappedVectors:
@@ -131,6 +143,9 @@ class MappedVectors:
         rows[~late] = self._disk[slots[~late]]
         rows[late] = self._tail.items[slots[late] - on_disk]
         return rows
+
+    def unaltered(self) -> Matrix | None:
+        return None
 
     def distances(self, query: Matrix, slots: Slots) -> Matrix:
         """Of some slots to a query: the less, the nearer."""

@@ -125,7 +125,7 @@ class UploadService:
             try:
                 return await store.put(
                     key,
-                    source.chunks,
+                    source.open,
                     size=file.size,
                     name=printable(source.name),
                     content_type=content_type,
