@@ -24,7 +24,9 @@ INSTALLED = {"command": "quarterdeck", "args": ["serve"]}  # by name: links know
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
+    "http": "none",
     "http_token": "none",
+    "telemetry_url": "none",
     "optimizer": "none",
     "memory_url": "SQLite in the data directory",
     "objects_url": "a folder in the data directory",
@@ -68,7 +70,8 @@ def settings_table() -> str:
     rows: list[str] = []
     for name, field in Settings.model_fields.items():
         default = (
-            SHOWN_DEFAULTS.get(name) or f"`{str(field.default).lower() if field.default is True else field.default}`"
+            SHOWN_DEFAULTS.get(name)
+            or f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
         )
         rows.append(f"| `{environment_name(name)}` | `{name}` | {default} | {field.description} |")
     return "\n".join(["| variable | TOML key | default | means |", "| --- | --- | --- | --- |", *rows])
@@ -170,6 +173,13 @@ def test_every_link_and_test_that_is_named_exists() -> None:
     tests = set(re.findall(r"`(tests/[^`]*)`", text))
     assert len(tests) > 20
     assert not [test for test in tests if not (README.parent / test).exists()]
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    text = (README.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:server|tools|storage|tests|examples)/[\w/.]*)`", text))
+    assert len(named) > 20
+    assert not [path for path in named if not (README.parent / path).exists()]
 
 
 def test_the_page_on_flags_names_every_flag_and_no_other() -> None:

@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from quarterdeck.storage.errors import InvalidArgumentError
-from quarterdeck.storage.objects.base import CHUNK_BYTES
 from quarterdeck.tools.contract import NoClient, Schema
 from quarterdeck.tools.reads import ACTIONS, only_reads
 from quarterdeck.tools.uploads.service import MAX_FILES
@@ -25,6 +24,7 @@ from .doors import BYTES, Door
 from .multipart import read_form
 
 Arguments = dict[str, Any]
+CHUNK_BYTES = 1 << 20  # of a download, held at once
 
 UPLOAD_FORM: Schema = {
     "type": "object",
@@ -103,7 +103,7 @@ class Api:
 
         async def call(request: Request) -> Response:
             arguments = _from_query(request, tool.parameters)
-            if not only_reads(name, arguments):
+            if "action" in arguments and not only_reads(name, arguments):
                 raise InvalidArgumentError(f"GET {path} only reads: POST the same arguments as JSON", status=405)
             return await self._call(request, name, arguments)
 
