@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from quarterdeck.storage.errors import InvalidArgumentError
-from quarterdeck.storage.objects.base import CHUNK_BYTES
 from quarterdeck.tools.contract import NoClient, Schema
 from quarterdeck.tools.reads import ACTIONS, only_reads
 from quarterdeck.tools.uploads.service import MAX_FILES
@@ -25,6 +24,8 @@ from .doors import BYTES, Door
 from .multipart import read_form
 
 Arguments = dict[str, Any]
+
+PIECE_BYTES = 1 << 20  # of a download: so many are read at once
 
 UPLOAD_FORM: Schema = {
     "type": "object",
@@ -149,7 +150,7 @@ class Api:
 
         async def contents() -> AsyncGenerator[bytes]:
             offset = 0
-            while offset < info.size and (piece := await uploads.read(key, offset, CHUNK_BYTES)):
+            while offset < info.size and (piece := await uploads.read(key, offset, PIECE_BYTES)):
                 yield piece
                 offset += len(piece)
 
