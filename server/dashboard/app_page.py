@@ -65,7 +65,9 @@ def _as_function(source: str, needs: list[str], order: list[str]) -> str:
     numbers = iter([order.index(need) for need in needs])
 
     def imported(found: re.Match[str]) -> str:
-        what = found["what"].replace(" as ", ": ") if found["what"].startswith("{") else f"{{ default: {found['what']} }}"
+        what = (
+            found["what"].replace(" as ", ": ") if found["what"].startswith("{") else f"{{ default: {found['what']} }}"
+        )
         return f"const {what} = $m{next(numbers)};"
 
     def exported(found: re.Match[str]) -> str:

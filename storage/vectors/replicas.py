@@ -34,8 +34,7 @@ class Replicas:
         self._replicas: dict[str, Replica] = {}
 
     def find(self, name: str) -> Collection:
-        with self._database.read_inline() as reader:
-            return self.find_in(reader, name)
+        return self._database.read_once(lambda reader: self.find_in(reader, name))
 
     def find_in(self, reader: Reader, name: str) -> Collection:
         try:

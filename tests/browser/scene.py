@@ -16,7 +16,10 @@ from tests.servers.http import HttpServer, http_server
 
 Json = dict[str, Any]
 SURVEYOR = [sys.executable, "-I", "-u", str(Path(__file__).with_name("surveyor.py"))]
-TYPES = {"surveyor": {"protocol": "jsonl", "command": SURVEYOR}}
+TYPES = {
+    "surveyor": {"protocol": "jsonl", "command": SURVEYOR},
+    "pump": {"command": [sys.executable, "-I", "-c", "import time; time.sleep(600)"]},
+}
 
 
 @dataclass(slots=True)
@@ -39,7 +42,9 @@ class Scene:
         assert answer["agentsFailed"] == 0, answer
         return [result["agentId"] for result in answer["results"]]
 
-    async def start(self, agent: str, query_id: str, *, steps: int = 100_000, pause: float = 0.05, **options: Any) -> None:
+    async def start(
+        self, agent: str, query_id: str, *, steps: int = 100_000, pause: float = 0.05, **options: Any
+    ) -> None:
         """Give an agent work that lasts."""
         prompt = json.dumps({"steps": steps, "pause": pause, **options})
         await self.call("query_start", agentId=agent, queryId=query_id, prompt=prompt)
@@ -54,7 +59,11 @@ class Scene:
 @asynccontextmanager
 async def scene(folder: Path, **environment: str) -> AsyncGenerator[Scene]:
     """Start one that keeps its data in `folder`."""
-    variables = {"QUARTERDECK_AGENTS": json.dumps({"types": TYPES}), "QUARTERDECK_UPLOAD_ROOTS": str(folder), **environment}
+    variables = {
+        "QUARTERDECK_AGENTS": json.dumps({"types": TYPES}),
+        "QUARTERDECK_UPLOAD_ROOTS": str(folder),
+        **environment,
+    }
     token = environment.get("QUARTERDECK_HTTP_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with http_server(folder, **variables) as server:

@@ -41,7 +41,7 @@ DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
         (archive("a"), "a.zip", "application/zip"),
         (archive("word/document.xml"), "a.docx", DOCX),
         (archive("word/document.xml"), "a.DOCX", DOCX),
-        (gzip.compress(b"x"), "a.tar.gz", "application/x-gzip"),
+        (gzip.compress(b"x", mtime=0), "a.tar.gz", "application/x-gzip"),
         (Path("/bin/sh").read_bytes()[:4096], "sh", "application/octet-stream"),
         (b"<!DOCTYPE html><html><body>x", "page", "text/html"),
         (b"<p>a fragment</p>", "page.html", "text/html"),
