@@ -26,6 +26,7 @@ from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.agents.runners.llm.runner import LlmRunner
 from quarterdeck.tools.agents.runners.process import ProcessRunner
 from quarterdeck.tools.agents.runners.supervisor import Supervisor, is_supported
+from quarterdeck.tools.agents.telemetry import RunTelemetry
 from quarterdeck.tools.agents.tracker import Tracker
 from quarterdeck.tools.contract import DeckTool
 from quarterdeck.tools.memory.service import MemoryService
@@ -50,6 +51,7 @@ class Agents:
     desk: ControlDesk
     optimizer: Optimizer
     recovery: Recovery
+    telemetry: RunTelemetry
     jobs: Sequence[Callable[[], Awaitable[object]]]  # for each beat of the heart
 
 
@@ -72,11 +74,12 @@ async def open_agents(
     acp = {name: kind for name, kind in own.items() if isinstance(kind, AcpType)}
     async with AsyncExitStack() as stack:
         owner = processes.identify(os.getpid())
-        children = Supervisor(owner) if is_supported() else Subprocesses()
+        children = Supervisor(owner) if is_supported() else Subprocesses(owner)
         stack.push_async_callback(children.close)
         tracker = Tracker(memory, clock)
         stack.push_async_callback(tracker.close)
         ledger = Ledger(_budget(settings))
+        telemetry = RunTelemetry(content=settings.telemetry_content)
         orchestrator = Orchestrator(
             runs=runs,
             tracker=tracker,
@@ -95,6 +98,7 @@ async def open_agents(
             parallel=settings.feature_parallel_spawning,
             max_alive=settings.agents_max_alive,
             idle_timeout=settings.agents_idle_timeout,
+            telemetry=telemetry,
         )
         spending = Spending(ledger)
         live = LiveQueries(runs=runs, orchestrator=orchestrator, tracker=tracker, spending=spending, clock=clock)
@@ -131,7 +135,7 @@ async def open_agents(
             tracker.tick,
             children.warm_up,  # not at the start, where a client waits for the first answer
         ]
-        yield Agents(orchestrator, queries, desk, optimizer, Recovery(runs, tracker, clock), jobs)
+        yield Agents(orchestrator, queries, desk, optimizer, Recovery(runs, tracker, telemetry, clock), telemetry, jobs)
 
 
 def _budget(settings: Settings) -> dict[str, float]:

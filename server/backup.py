@@ -171,7 +171,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows syncs what may be written
         os.fsync(file.fileno())
 
 

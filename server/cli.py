@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+if TYPE_CHECKING:
+    from .config import Settings
+
+EXIT_INCOMPLETE = 1  # some of what was asked for is not done, and was named
 EXIT_UNUSABLE = 2  # settings or data directory
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # whatever the console's own encoding, and whatever a file is called
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     options = _parser().parse_args(argv)
     match options.command:
         case "serve":
             return _serve(http=options.http)
+        case "dashboard":
+            return _dashboard(open_browser=options.open)
         case "demo":
             from .demo import run_demo
 
@@ -28,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
             return run_doctor()
         case "memory" | "backup" | "restore":
             return _keep(options)
+        case "import-claude-flow":
+            return _import_claude_flow(options.path, dry_run=options.dry_run)
         case _:
             return _config()
 
@@ -39,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"quarterdeck {version('quarterdeck')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve MCP over stdin and stdout")
-    serve.add_argument("--http", action="store_true", help="take uploads over HTTP instead, until a signal ends it")
+    serve.add_argument("--http", action="store_true", help="serve MCP, a REST API and a page over HTTP instead")
+    dashboard = commands.add_parser("dashboard", help="show a page on which to see and steer what the servers do")
+    dashboard.add_argument("--no-open", dest="open", action="store_false", help="only print its address")
     demo = commands.add_parser("demo", help="show and verify everything on real input, in a folder of its own")
     demo.add_argument("folder", nargs="?", type=Path, help="texts to work on (default: those of installed packages)")
     commands.add_parser("doctor", help="check what is installed and reachable, and say what to do about it")
@@ -51,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--namespace", help="only this one")
     load = ways.add_parser("import", help="take entries over; what is here as new or newer stays")
     load.add_argument("file", nargs="?", type=Path, help="where from (default: stdin)")
+    taken = commands.add_parser("import-claude-flow", help="take over the memory of claude-flow 2.7")
+    taken.add_argument("path", nargs="?", type=Path, default=Path(), help="its memory.db, or a project (default: here)")
+    taken.add_argument("--dry-run", action="store_true", help="only count, and name what cannot be taken over")
     backup = commands.add_parser("backup", help="copy the data directory into a new folder, while servers write")
     backup.add_argument("folder", type=Path, help="must not exist yet")
     restore = commands.add_parser("restore", help="put a backup in the place of the data directory; no server may run")
@@ -69,6 +87,7 @@ def _serve(*, http: bool) -> int:
     from .config import load_settings
     from .logs import log_to_stderr
 
+    serve: Callable[[Settings], Awaitable[None]]
     if http:
         from .http import serve_http as serve
     else:
@@ -80,6 +99,27 @@ def _serve(*, http: bool) -> int:
         settings = load_settings()
         log_to_stderr(settings.log_level)
         anyio.run(serve, settings)
+    except DeckError as exc:
+        print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
+        return EXIT_UNUSABLE
+    return 0
+
+
+def _dashboard(*, open_browser: bool) -> int:
+    import anyio
+
+    from quarterdeck.storage.errors import DeckError
+
+    from .config import load_settings
+    from .http import serve_http
+    from .logs import log_to_stderr
+    from .page import Page
+
+    try:
+        settings = load_settings()
+        log_to_stderr(settings.log_level)
+        with Page(settings, open_browser=open_browser) as page:
+            anyio.run(serve_http, page.settings, page.show)
     except DeckError as exc:
         print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
         return EXIT_UNUSABLE
@@ -117,6 +157,27 @@ def _keep(options: argparse.Namespace) -> int:
         return EXIT_UNUSABLE
     print(told, file=sys.stderr)  # noqa: T201  stdout is for what was exported
     return 0
+
+
+def _import_claude_flow(path: Path, *, dry_run: bool) -> int:
+    import asyncio
+
+    from quarterdeck.storage.errors import DeckError
+
+    from .config import load_settings
+    from .keep import import_claude_flow
+
+    try:
+        taken = asyncio.run(import_claude_flow(load_settings(), path, dry_run=dry_run))
+    except DeckError as exc:
+        print(f"quarterdeck: {exc.message}", file=sys.stderr)  # noqa: T201
+        return EXIT_UNUSABLE
+    print(  # noqa: T201
+        f"{taken.written} entries {'would be ' * dry_run}taken over, {taken.unchanged} unchanged (as new here), "
+        f"{taken.expired} expired, {taken.damaged} skipped",
+        file=sys.stderr,
+    )
+    return EXIT_INCOMPLETE if taken.damaged else 0
 
 
 def _config() -> int:

@@ -9,8 +9,6 @@ Starts the real server as a client would, in either protocol era, and can kill a
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import psutil
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.shared.dispatcher import ProgressFnT
@@ -59,7 +58,9 @@ class DeckClient:
         )
         self._stack = AsyncExitStack()
         self._client: Client | None = None
-        self._stderr = tempfile.TemporaryFile("w", encoding="utf-8")  # noqa: SIM115  closed with the client
+        self._folder = tempfile.TemporaryDirectory(prefix="quarterdeck-client-")
+        self._log = Path(self._folder.name) / "stderr"
+        self._stderr = self._log.open("w", encoding="utf-8")  # closed with the client
 
     @property
     def client(self) -> Client:
@@ -71,14 +72,13 @@ class DeckClient:
     @property
     def stderr(self) -> str:
         """All that the server has logged so far."""
-        descriptor = self._stderr.fileno()  # shared with the server, which writes where a seek would leave it
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
     async def __aenter__(self) -> Self:
         try:
             await self.start()
         except BaseException:
-            self._stderr.close()
+            self._forget()
             raise
         return self
 
@@ -86,7 +86,11 @@ class DeckClient:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
+        self._forget()
+
+    def _forget(self) -> None:
         self._stderr.close()
+        self._folder.cleanup()
 
     async def start(self) -> None:
         """Start the server and connect.
@@ -107,9 +111,8 @@ class DeckClient:
         await self._stack.aclose()
 
     async def kill(self) -> None:
-        """End the server with SIGKILL, as a crash would."""
-        pid = (await self.call("server_status"))["pid"]
-        os.kill(pid, signal.SIGKILL)
+        """End the server with SIGKILL (or what Windows has for it), as a crash would."""
+        psutil.Process((await self.call("server_status"))["pid"]).kill()
         await self.stop()
 
     async def call(self, tool: str, /, *, on_progress: ProgressFnT | None = None, **arguments: Any) -> dict[str, Any]:

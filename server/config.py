@@ -40,6 +40,8 @@ from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
 from quarterdeck.tools.queries.rules import Rule, Rules
 
+from .web.tokens import HttpTable, Keyring
+
 PREFIX = "QUARTERDECK_"
 WEEK = 7 * 24 * 3600
 _BUDGET = "{} that all queries of a server may use from its start to its end; 0: no limit"
@@ -109,6 +111,12 @@ def _check_cache_url(value: str | None) -> str | None:
     if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("give redis://…, rediss://… or unix:///path/of/redis.sock")
     return value
+
+
+def _check_telemetry_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
+        raise ValueError("give http(s)://host:port; headers with a key are OTEL_EXPORTER_OTLP_HEADERS")
+    return value.rstrip("/") if value is not None else None
 
 
 class AgentsTable(BaseModel):
@@ -191,7 +199,8 @@ class Settings(BaseSettings):
         default=None, validation_alias="MINIO_SECRET_KEY", description="secret key for it; there are no default keys"
     )
     upload_roots: Paths = Field(
-        default_factory=_default_roots, description="folders that `upload` may read paths from, separated by `:`"
+        default_factory=_default_roots,
+        description="folders that `upload` may read paths from, separated by `:`, on Windows by `;`",
     )
     embedder: Annotated[str, AfterValidator(_check_embedder)] = Field(
         default="lexical", description="what makes vectors of [texts](#embedders) in new collections"
@@ -223,6 +232,20 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8765, ge=0, le=65_535, description="its port; 0: any that is free")
     http_token: SecretStr | None = Field(
         default=None, min_length=1, description="what callers must send as `Authorization: Bearer …`"
+    )
+    http_rate: float = Field(
+        default=200, ge=0, description="requests a second that a caller may make, and five times that at once; 0: any"
+    )
+    http: Annotated[HttpTable, NoDecode, BeforeValidator(_parse_json)] = Field(
+        default_factory=HttpTable,
+        description="[more tokens](#over-http), each with a name and its rights; the variable takes JSON",
+    )
+    telemetry_url: Annotated[str | None, AfterValidator(_check_telemetry_url)] = Field(
+        default=None,
+        description="an OpenTelemetry collector that spans and metrics are sent to, by OTLP over HTTP: `http(s)://…`",
+    )
+    telemetry_content: bool = Field(
+        default=False, description="on: spans hold what agents are asked, answer and call tools with"
     )
     runs_history: int = Field(
         default=30 * 24 * 3600,
@@ -318,6 +341,11 @@ def environment_name(field: str) -> str:
     """The environment variable that sets `field`."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+
+def keyring(settings: Settings) -> Keyring:
+    """The tokens that open the HTTP doors."""
+    return Keyring(settings.http_token, settings.http)
 
 
 def objects_bucket(settings: Settings) -> S3Location | None:

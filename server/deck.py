@@ -24,7 +24,8 @@ from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.vectors.cache_report import cache_report
-from quarterdeck.tools.agents.builtin.catalogue import CREWS
+from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
+from quarterdeck.tools.agents.telemetry import RunTelemetry
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.contract import DeckTool, NoClient
 from quarterdeck.tools.memory.service import MemoryService
@@ -42,6 +43,7 @@ from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
 from .agent_types import own_types
 from .agents import open_agents
+from .changes import ChangeBoard, ChangeFeed
 from .config import Settings, environment_name, objects_bucket
 from .directory_lock import shared
 from .embedders import configured_embedders
@@ -82,7 +84,11 @@ class Deck:
     memory: MemoryService
     uploads: UploadService
     ingest: Ingest
+    vectors: VectorService
+    types: Sequence[str]  # of agents that can be spawned
     reports: Mapping[str, Callable[[str], Awaitable[Mapping[str, Any]]]]  # all that is known of an `agent`, a `query`
+    changes: ChangeFeed
+    telemetry: RunTelemetry
 
 
 @asynccontextmanager
@@ -104,7 +110,10 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.callback(opening.cancel)
         if backends["memory"] == "sqlite":  # a server that is slow to answer must not delay the client
             await opening
+        board = ChangeBoard(data_dir / "changes")
+        stack.callback(board.close)
         memory = memory_service(settings, memory_store, clock)
+        memory.on_change = board.noted("memory")
         stack.push_async_callback(memory.close)
         runs = open_run_store(data_dir, settings.durability)
         stack.push_async_callback(runs.close)
@@ -129,14 +138,17 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         embedders = configured_embedders(settings, data_dir / "models", text_cache)
         stack.push_async_callback(embedders.close)
         vectors = VectorService(vector_store, embedders, clock)
+        vectors.on_change = board.noted("vectors")
         others: dict[str, OnFirstUse[VectorStore]] = {}
         if settings.sync_url is not None:
             others["sync"] = OnFirstUse(partial(open_synced, settings.sync_url, settings, clock))
             stack.push_async_callback(_close_if_opened, others["sync"])
         worker_vectors = VectorService(vector_store, embedders, clock, others)
+        worker_vectors.on_change = board.noted("vectors")
         objects = OnFirstUse(partial(open_object_store, objects_bucket(settings), data_dir))
         stack.push_async_callback(_close_if_opened, objects)
         uploads = UploadService(objects, settings.upload_roots, clock)
+        uploads.on_change = board.noted("uploads")
         ingest = Ingest(uploads, vectors)
 
         tools: dict[str, DeckTool] = {}
@@ -222,7 +234,23 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         heartbeat = asyncio.create_task(_beat(jobs))
         stack.callback(heartbeat.cancel)
         reports = {"agent": agents_face.report, "query": queries_face.report}
-        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, reports)
+        changes = ChangeFeed(runs, board)
+        types = [*TYPES, *own]
+        yield Deck(
+            settings=settings,
+            data_dir=data_dir,
+            clock=clock,
+            tools=tools,
+            meter=meter,
+            memory=memory,
+            uploads=uploads,
+            ingest=ingest,
+            vectors=vectors,
+            types=types,
+            reports=reports,
+            changes=changes,
+            telemetry=agents.telemetry,
+        )
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:

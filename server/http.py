@@ -1,37 +1,34 @@
-"""Serving over HTTP: uploads, and whether the server lives."""
+"""Serving over HTTP until a signal: the socket, the server, and its end."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from quarterdeck.storage.errors import DeckError, InvalidArgumentError
-from quarterdeck.tools.uploads.spool import Spool
-
-from .access import AccessCheck, is_loopback
-from .answers import refusal
-from .config import Settings, SettingsError, unknown_variables
-from .deck import Deck, open_deck
-from .multipart import read_form
+from .config import Settings, SettingsError, keyring, unknown_variables
+from .deck import open_deck
 from .serve import end_on_signal
+from .telemetry import telemetry
+from .web.access import is_loopback
+from .web.app import http_app
+from .web.protocol import PatientProtocol
 
 log = logging.getLogger(__name__)
 
 GRACE = 20  # seconds that requests have when the server is told to end
+CONNECTIONS = 2_000  # at once; who comes then is told to come again
+FILES = 4_096  # that the process may have open, where the system lets it raise that by itself
 
 
-async def serve_http(settings: Settings) -> None:
-    """Open the deck, serve until a signal, let running requests end, close the deck.
+async def serve_http(settings: Settings, on_serving: Callable[[str], None] | None = None) -> None:
+    """Open the deck, serve until a signal, let running requests end, close the deck. `on_serving` is told the URL once
+    connections are taken.
 
     Raises:
         SettingsError: the address cannot be listened on, or only with a token.
@@ -39,15 +36,19 @@ async def serve_http(settings: Settings) -> None:
     """
     for name in unknown_variables():
         log.warning("%s is set but means nothing here", name)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("uvicorn", "mcp"):  # the SDK tells the ids of sessions, which are secrets
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of what the client is told anyway
+    _allow_files()
     with listen(settings) as listener:
-        async with open_deck(settings) as deck:
+        async with telemetry(settings), open_deck(settings) as deck:
+            ending = asyncio.Event()
             server = _Server(
                 uvicorn.Config(
-                    http_app(deck),
-                    http="h11",
-                    lifespan="off",
+                    http_app(deck, ending),
+                    http=PatientProtocol,
+                    lifespan="on",
+                    limit_concurrency=CONNECTIONS,
                     ws="none",
                     log_config=None,
                     access_log=False,
@@ -56,10 +57,29 @@ async def serve_http(settings: Settings) -> None:
                     timeout_graceful_shutdown=GRACE,
                 )
             )
-            end_on_signal(server.end)
+
+            def end() -> None:
+                server.should_exit = True
+                ending.set()
+
+            end_on_signal(end)
             host, port = listener.getsockname()[:2]
-            log.info("serving http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            log.info("serving %s", url)
+            if on_serving is not None:
+                on_serving(url)
             await server.serve([listener])
+
+
+def _allow_files() -> None:
+    """A connection is a file, and the usual limit is lower than the hard one."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):
@@ -68,9 +88,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
-
-    def end(self) -> None:
-        self.should_exit = True
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -82,60 +99,10 @@ def listen(settings: Settings) -> socket.socket:
     host, port = settings.http_host, settings.http_port
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        if not is_loopback(str(address[0])) and settings.http_token is None:
+        if not is_loopback(str(address[0])) and not keyring(settings):
             raise SettingsError(
                 f"QUARTERDECK_HTTP_HOST: others can reach {host}: set QUARTERDECK_HTTP_TOKEN too, or use 127.0.0.1"
             )
         return socket.create_server(address[:2], family=family)
     except OSError as exc:
         raise SettingsError(f"QUARTERDECK_HTTP_HOST, …_PORT: cannot listen on {host}:{port}: {exc.strerror}") from exc
-
-
-def http_app(deck: Deck) -> Starlette:
-    """The routes over a deck."""
-
-    async def upload(request: Request) -> Response:
-        with closing(Spool(deck.data_dir)) as spool:
-            form = await read_form(request, spool)
-            answer = await deck.ingest.upload(form.files, form.index)
-        return JSONResponse(answer, answer["status"])
-
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    token = deck.settings.http_token
-    return Starlette(
-        routes=[Route("/api/upload", upload, methods=["POST"]), Route("/healthz", healthz)],
-        middleware=[Middleware(AccessCheck, token=token.get_secret_value() if token else None)],
-        exception_handlers={
-            DeckError: _refused,
-            HTTPException: _no_route,
-            ClientDisconnect: _gone,
-            Exception: _defect,
-        },
-    )
-
-
-async def _refused(_: Request, exc: Exception) -> Response:
-    assert isinstance(exc, DeckError)  # noqa: S101  it is registered for those
-    return refusal(exc)
-
-
-async def _no_route(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)  # noqa: S101
-    routes = "POST /api/upload, GET /healthz"
-    error = InvalidArgumentError(
-        f"{request.method} {request.url.path[:80]}: there are {routes}", status=exc.status_code
-    )
-    return refusal(error, exc.headers)
-
-
-async def _gone(_: Request, __: Exception) -> Response:
-    """Nobody reads the answer."""
-    log.info("a client went in the middle of its request")
-    return Response(status_code=400)
-
-
-async def _defect(_: Request, __: Exception) -> Response:
-    """uvicorn logs it; its text stays there."""
-    return refusal(DeckError("a defect of the server; its log has it", status=500))

@@ -1,4 +1,6 @@
-"""`quarterdeck memory export|import`: memory as JSON lines, beside servers that run or without any."""
+"""`quarterdeck memory export|import` and `import-claude-flow`: memory out of files and into them, beside servers that
+run or without any.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from typing import BinaryIO
 from quarterdeck.storage.clock import SystemClock
 from quarterdeck.storage.errors import InvalidArgumentError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
+from quarterdeck.storage.memory.claude_flow import read_rows
+from quarterdeck.tools.memory.claude_flow import TakenOver, take_over
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.transfer import export_lines, import_lines
 
@@ -49,6 +53,20 @@ async def import_memory(settings: Settings, source: Path | None) -> str:
         with _input(source) as lines:
             imported = await import_lines(memory, lines, lambda count: _tell_progress(count, "read"))
     return f"{imported.written} entries imported, {imported.unchanged} unchanged (as new here, or expired)"
+
+
+async def import_claude_flow(settings: Settings, source: Path, *, dry_run: bool) -> TakenOver:
+    """Take over the memory of claude-flow 2.7 from its file; rows that cannot be kept are named on stderr.
+
+    Raises:
+        DeckError: memory or the file cannot be used.
+    """
+
+    def tell(damage: str) -> None:
+        print(f"skipped {damage}", file=sys.stderr)  # noqa: T201
+
+    async with _memory(settings) as memory:
+        return await take_over(memory, read_rows(source), tell, dry_run=dry_run)
 
 
 @asynccontextmanager

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 
-import anyio
-
 from .app import DeckServer
 from .config import Settings, unknown_variables
 from .deck import open_deck
+from .telemetry import telemetry
 
 log = logging.getLogger(__name__)
+
+LEAVE_TIMEOUT = 3.0  # seconds for what is under way on stdio to end after a signal
+ENDING = [signal.SIGTERM, signal.SIGINT]
+if sys.platform == "win32":
+    ENDING.append(signal.SIGBREAK)  # a closed console
 
 
 async def serve_stdio(settings: Settings) -> None:
@@ -25,11 +30,20 @@ async def serve_stdio(settings: Settings) -> None:
     """
     for name in unknown_variables():
         log.warning("%s is set but means nothing here", name)
-    async with open_deck(settings) as deck:
-        server = DeckServer(deck)
-        with anyio.CancelScope() as scope:
-            end_on_signal(scope.cancel)
-            await server.run_stdio_async()
+    async with telemetry(settings), open_deck(settings) as deck:
+        told = asyncio.Event()
+        end_on_signal(told.set)
+        serving = asyncio.create_task(DeckServer(deck).run_stdio_async())
+        ending = asyncio.create_task(told.wait())
+        await asyncio.wait([serving, ending], return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not serving.done():
+            serving.cancel()
+            await asyncio.wait([serving], timeout=LEAVE_TIMEOUT)
+    if not serving.done():
+        os._exit(0)  # where the SDK reads (app.py), a thread of it waits for the client, and nothing wakes it
+    if not serving.cancelled():
+        serving.result()
 
 
 def end_on_signal(end_serving: Callable[[], None]) -> None:
@@ -42,9 +56,12 @@ def end_on_signal(end_serving: Callable[[], None]) -> None:
     def end(received: signal.Signals) -> None:
         log.info("%s: ending", received.name)
         end_serving()
-        loop.remove_signal_handler(received)
+        if sys.platform != "win32":
+            loop.remove_signal_handler(received)
         signal.signal(received, signal.SIG_DFL)
 
-    if sys.platform != "win32":
-        for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
+        if sys.platform != "win32":
             loop.add_signal_handler(number, end, number)
+        else:  # its loops take no signals
+            signal.signal(number, lambda received, _: loop.call_soon_threadsafe(end, signal.Signals(received)))

@@ -7,7 +7,6 @@ This one serves where both descriptors are pipes or sockets; elsewhere (Windows,
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import re
@@ -223,6 +222,8 @@ class PipeReader(_Stream, asyncio.Protocol):
 @asynccontextmanager
 async def pipe_streams(max_line: int = MAX_LINE) -> AsyncGenerator[tuple[PipeReader, PipeWriter]]:
     """Serve on descriptors 0 and 1. Meanwhile 0 reads nothing and 1 is stderr, so stray prints miss the wire."""
+    import fcntl  # Windows, which has none, is not served here
+
     loop = asyncio.get_running_loop()
     wire_in, wire_out = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -35,6 +35,12 @@ class ClientCall:
     def __init__(self, context: Context[Any, Any]) -> None:
         self._context = context
 
+    @property
+    def actor(self) -> str:
+        """See Call.actor."""
+        request: Any = self._context.request_context.request
+        return "client" if request is None else str(request.user.display_name)  # over HTTP, whose token it is
+
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """See Call.report_progress."""
         await self._context.report_progress(progress, total, message)

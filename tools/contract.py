@@ -73,7 +73,12 @@ Limit = Annotated[int, Field(ge=1, le=500)]
 
 
 class Call(Protocol):
-    """What a handler may do to its client while it works."""
+    """What a handler knows of its client, and may do to it while it works."""
+
+    @property
+    def actor(self) -> str:
+        """Who calls, for the audit."""
+        ...
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Send a progress notification; nothing happens if the client did not ask for any."""
@@ -87,6 +92,9 @@ class Call(Protocol):
 
 class NoClient:
     """Who calls when no client does: an agent, say. It takes no progress, and no human stands behind it."""
+
+    def __init__(self, actor: str = "agent") -> None:
+        self.actor = actor
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         del progress, total, message
@@ -129,9 +137,14 @@ class DeckTool(Tool):
         except ConfirmationNeededError as exc:
             return exc.result
         except DeckError as exc:
-            answer = {"success": False, "error": exc.message, "code": exc.code, **exc.details}
-            return _result(answer, is_error=True)
+            return refused(exc)
         return _result(answer)
+
+
+def refused(error: DeckError) -> CallToolResult:
+    """A refusal, as an error result."""
+    answer = {"success": False, "error": error.message, "code": error.code, **error.details}
+    return _result(answer, is_error=True)
 
 
 def _result(answer: Any, *, is_error: bool = False) -> CallToolResult:
@@ -191,7 +204,7 @@ def _names_and_types(node: Any) -> Any:
         if key == "properties"
         else _names_and_types(value)
         for key, value in schema.items()
-        if key not in ("required", "enum")
+        if key not in ("required", "enum", "additionalProperties")
     }
 
 

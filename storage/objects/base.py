@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import ConflictError, InvalidArgumentError, NotFoundError
 
-CHUNK_BYTES = 1 << 20
-"""The size in which contents should move, so that memory stays flat."""
+BUFFER_BYTES = 256 << 10
+"""What a file moves through: small enough to be hashed and written while a core has it at hand."""
 
-Chunks = Callable[[], AsyncGenerator[bytes | memoryview, None]]
-"""Yields the contents; every call starts from the beginning. What it raises passes through the store.
 
-A chunk is only valid until the next one is asked for, so that one buffer can serve for all of them.
-"""
+class Reader(Protocol):
+    """Contents on their way, from the beginning to the end. It blocks; what it raises passes through the store."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer or the beginning of it and return how far; 0 at the end."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Contents = Callable[[], Reader]
+"""Opens the contents, which blocks too; every call starts from the beginning."""
 
 Stored = Callable[[int], Awaitable[None]]
 """Is told how many bytes of one object the store has by now."""
@@ -49,7 +57,7 @@ class ObjectStore(Protocol):
     async def put(
         self,
         key: str,
-        chunks: Chunks,
+        contents: Contents,
         *,
         size: int,
         name: str,
@@ -57,11 +65,11 @@ class ObjectStore(Protocol):
         created_at: int,
         stored: Stored | None = None,
     ) -> ObjectInfo:
-        """Keep `size` bytes of `chunks` under `key`, durably and as a whole, or leave no trace.
+        """Keep the `size` bytes of `contents` under `key`, durably and as a whole, or leave no trace.
 
         Raises:
             ConflictError: the key exists; of several puts at the same time exactly one wins.
-            InvalidArgumentError: `chunks` has more or fewer bytes.
+            InvalidArgumentError: `contents` has more or fewer bytes.
         """
         ...
 

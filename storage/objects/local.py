@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, TypeVar, TypeVarTuple
@@ -22,13 +21,14 @@ from typing import BinaryIO, TypeVar, TypeVarTuple
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from ..errors import StorageError, UnsupportedError
-from .base import Chunks, ObjectInfo, Stored, check_key, missing, taken, wrong_size
+from .base import BUFFER_BYTES, Contents, ObjectInfo, Reader, Stored, check_key, missing, taken, wrong_size
 from .staging import Staging, sync_folder
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-THREADS = 8  # blocking file operations at once
+THREADS = 20  # as many as a batch has files: syncs at the same time share their writes
+TURN_BYTES = 4 << 20  # of one file in one go: a thread for less costs more, and the next file waits for its end
 CONTENTS = "contents"
 DESCRIPTION = "about.json"
 
@@ -53,7 +53,7 @@ class LocalObjectStore:
     async def put(
         self,
         key: str,
-        chunks: Chunks,
+        contents: Contents,
         *,
         size: int,
         name: str,
@@ -63,13 +63,12 @@ class LocalObjectStore:
     ) -> ObjectInfo:
         check_key(key)
         target = self._folder(key)
-        draft = await self._run(self._begin, key, target)
+        draft = await self._run(self._begin, key, target, contents, size)
         try:
-            async with aclosing(chunks()) as parts:
-                async for part in parts:
-                    await self._run(draft.write, part)
-                    if stored is not None and draft.size <= size:
-                        await stored(draft.size)
+            while draft.goes_on:
+                await self._run(draft.write, TURN_BYTES)
+                if stored is not None:
+                    await stored(draft.size)
             info = ObjectInfo(key, name, content_type, size, draft.digest.hexdigest(), created_at)
             await self._run(draft.publish, info, target)
         except BaseException:
@@ -78,10 +77,15 @@ class LocalObjectStore:
             raise
         return info
 
-    def _begin(self, key: str, target: Path) -> _Draft:
+    def _begin(self, key: str, target: Path, contents: Contents, size: int) -> _Draft:
         if target.exists():  # spares the writing; the rename is what decides
             raise taken(key)
-        return _Draft(self._staging.path())
+        reader = contents()
+        try:
+            return _Draft(self._staging.path(), key, reader, size)
+        except OSError:
+            reader.close()
+            raise
 
     async def stat(self, key: str) -> ObjectInfo | None:
         check_key(key)
@@ -159,29 +163,43 @@ def copy_objects(root: Path, target: Path, copy: Callable[[Path, Path], None]) -
 class _Draft:
     """An object that is being written aside; every method blocks."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str, reader: Reader, size: int) -> None:
         folder.mkdir(mode=0o700)
         self._folder = folder
-        self._contents = _create(folder / CONTENTS)
+        self._reader = reader
+        self._file = _create(folder / CONTENTS)
+        self._key = key
+        self._expected = size
+        self._buffer = memoryview(bytearray(min(BUFFER_BYTES, size + 1)))  # the same pages again and again
         self.digest = hashlib.sha256()
         self.size = 0
+        self.goes_on = True
 
-    def write(self, chunk: bytes | memoryview) -> None:
-        self._contents.write(chunk)
-        self.digest.update(chunk)
-        self.size += len(chunk)
+    def write(self, most: int) -> None:
+        """Take `most` bytes, or a little more, from the contents, or what is left of them.
+
+        Raises:
+            InvalidArgumentError: they do not have the announced size.
+        """
+        end = self.size + most
+        while self.goes_on and self.size < end:
+            length = self._reader.readinto(self._buffer)
+            self.goes_on = length > 0
+            self.size += length
+            if self.size > self._expected or (not length and self.size < self._expected):
+                raise wrong_size(self._key, self._expected)
+            self._file.write(self._buffer[:length])
+            self.digest.update(self._buffer[:length])
 
     def publish(self, info: ObjectInfo, target: Path) -> None:
         """Make it durable, then visible.
 
         Raises:
-            InvalidArgumentError: it does not have the announced size.
             ConflictError: another writer was first.
         """
-        if self.size != info.size:
-            raise wrong_size(info.key, info.size)
-        with self._contents:
-            _sync(self._contents)
+        self._reader.close()
+        with self._file:
+            _sync(self._file)
         with _create(self._folder / DESCRIPTION) as description:
             description.write(json.dumps(asdict(info)).encode())
             _sync(description)
@@ -197,8 +215,9 @@ class _Draft:
 
     def discard(self) -> None:
         """Leave no trace."""
+        self._reader.close()
         with contextlib.suppress(OSError):  # what is still buffered may not fit on the disk
-            self._contents.close()
+            self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

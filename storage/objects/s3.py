@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, unquote
 
-from anyio import create_task_group
+from anyio import CapacityLimiter, create_task_group
 
 from ..clock import milliseconds_of
 from ..errors import DeckError, InvalidArgumentError
-from .base import PRESIGN_SECONDS, Chunks, ObjectInfo, Stored, check_key, missing
+from .base import PRESIGN_SECONDS, Contents, ObjectInfo, Stored, check_key, missing
 from .budget import MemoryBudget
 from .s3_bucket import MISSING, REQUEST_DEADLINE, S3Bucket, S3Error
 from .s3_location import S3Location
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MEMORY_BYTES = 4 * PART_BYTES  # of contents that are on their way
 LARGE_AT_ONCE = 4  # files in parts; more would only wait for memory, and hold some
+THREADS = 8  # that read contents
 DESCRIBED_AT_ONCE = 32
 PAGE = 1_000  # keys that S3 lists at once
 NAME_BYTES = 1_500  # of the encoded name; all metadata of an object may have 2 KB
@@ -41,6 +42,7 @@ class S3ObjectStore:
     def __init__(self, bucket: S3Bucket) -> None:
         self._bucket = bucket
         self._memory = MemoryBudget(MEMORY_BYTES)
+        self._threads = CapacityLimiter(THREADS)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._left_over = LeftOver(bucket)
         self._describing = asyncio.Semaphore(DESCRIBED_AT_ONCE)
@@ -58,7 +60,7 @@ class S3ObjectStore:
     async def put(
         self,
         key: str,
-        chunks: Chunks,
+        contents: Contents,
         *,
         size: int,
         name: str,
@@ -72,9 +74,10 @@ class S3ObjectStore:
         put = Put(
             self._bucket,
             self._memory,
+            self._threads,
             self._left_over,
             key=key,
-            chunks=chunks,
+            contents=contents,
             size=size,
             content_type=content_type,
             metadata={NAME: encoded, CREATED_AT: str(created_at)},

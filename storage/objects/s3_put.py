@@ -12,21 +12,24 @@ import asyncio
 import base64
 import hashlib
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
-from anyio import CancelScope, create_task_group, move_on_after, to_thread
+from anyio import CancelScope, CapacityLimiter, create_task_group, move_on_after, to_thread
 
-from .base import Chunks, Stored, taken, wrong_size
+from .base import BUFFER_BYTES, Contents, Reader, Stored, taken, wrong_size
 from .budget import MemoryBudget
 from .s3_bucket import S3Bucket, S3Error
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 PART_BYTES = 8 << 20
 CLEANUP_TIMEOUT = 10.0  # seconds
@@ -79,10 +82,11 @@ class Put:
         self,
         bucket: S3Bucket,
         memory: MemoryBudget,
+        threads: CapacityLimiter,
         left_over: LeftOver,
         *,
         key: str,
-        chunks: Chunks,
+        contents: Contents,
         size: int,
         content_type: str,
         metadata: dict[str, str],
@@ -90,9 +94,10 @@ class Put:
     ) -> None:
         self._bucket = bucket
         self._memory = memory
+        self._threads = threads
         self._left_over = left_over
         self._key = key
-        self._chunks = chunks
+        self._contents = contents
         self._size = size
         self._type = content_type
         self._mark = uuid.uuid4().hex
@@ -105,24 +110,30 @@ class Put:
         return await (self._put_whole() if self._size <= PART_BYTES else self._put_parts())
 
     async def _put_whole(self) -> str:
-        async with aclosing(self._parts()) as parts:
-            part = await anext(parts)
-            try:
-                digest = await to_thread.run_sync(_sha256, part)
-                request = self._bucket.client.put_object(
-                    Bucket=self._bucket.name,
-                    Key=self._key,
-                    Body=part,
-                    ContentType=self._type,
-                    Metadata={**self._metadata, SHA256: digest.hex()},
-                    ChecksumSHA256=_base64(digest),
-                    IfNoneMatch="*",
-                )
-                await self._create(request)
-            finally:
-                self._give_back(part, self._size)
+        part = await self._take(self._size)
+        try:
+            digest = await self._run(self._load, part)
+            request = self._bucket.client.put_object(
+                Bucket=self._bucket.name,
+                Key=self._key,
+                Body=part,
+                ContentType=self._type,
+                Metadata={**self._metadata, SHA256: digest.hex()},
+                ChecksumSHA256=_base64(digest),
+                IfNoneMatch="*",
+            )
+            await self._create(request)
+        finally:
+            self._give_back(part, self._size)
         await self._note(self._size)
         return digest.hex()
+
+    def _load(self, part: BytesIO) -> bytes:
+        """Read all into `part`; its SHA-256."""
+        with closing(self._contents()) as reader, part.getbuffer() as whole:
+            self._fill(whole, reader)
+            self._check_end(reader)
+            return hashlib.sha256(whole).digest()
 
     async def _put_parts(self) -> str:
         digest, checksums = await self._measure()
@@ -156,27 +167,28 @@ class Put:
         """The SHA-256 of the whole, in hex, and those of the parts, as S3 writes them."""
         whole = hashlib.sha256()
         checksums: list[str] = []
+        buffer = memoryview(bytearray(BUFFER_BYTES))
 
-        def add(part: BytesIO) -> None:
-            whole.update(part.getbuffer())
-            checksums.append(_base64(_sha256(part)))
+        def measure(length: int) -> None:
+            part = hashlib.sha256()
+            for left in range(length, 0, -BUFFER_BYTES):
+                piece = buffer[:left]
+                self._fill(piece, reader)
+                whole.update(piece)
+                part.update(piece)
+            checksums.append(_base64(part.digest()))
 
-        async with aclosing(self._parts()) as parts:
-            async for part in parts:
-                length = part.getbuffer().nbytes
-                try:
-                    await to_thread.run_sync(add, part)
-                finally:
-                    self._give_back(part, length)
-                    del part  # not to be held while the next one waits for memory
+        with closing(await self._run(self._contents)) as reader:
+            for length in self._lengths():
+                await self._run(measure, length)
+            await self._run(self._check_end, reader)
         return whole.hexdigest(), checksums
 
     async def _send(self, upload: str, checksums: Sequence[str]) -> Sequence[CompletedPartTypeDef]:
         """Upload all parts side by side. A part that is not what was measured is refused by the server."""
         done: dict[int, CompletedPartTypeDef] = {}
 
-        async def send(number: int, part: BytesIO) -> None:
-            length = part.getbuffer().nbytes
+        async def send(number: int, part: BytesIO, length: int) -> None:
             checksum = checksums[number - 1]
             try:
                 answer = await self._bucket.ask(
@@ -195,45 +207,56 @@ class Put:
             done[number] = {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
             await self._note(length)
 
+        def load(part: BytesIO) -> None:
+            with part.getbuffer() as whole:
+                self._fill(whole, reader)
+
         try:
-            async with create_task_group() as group, aclosing(self._parts()) as parts:
-                number = 0
-                async for part in parts:
-                    number += 1
-                    group.start_soon(send, number, part)
-                    del part
+            async with create_task_group() as group:
+                with closing(await self._run(self._contents)) as reader:
+                    for number, length in enumerate(self._lengths(), 1):
+                        part = await self._take(length)
+                        try:
+                            await self._run(load, part)
+                        except BaseException:
+                            self._give_back(part, length)
+                            raise
+                        group.start_soon(send, number, part, length)
+                        del part  # not to be held while the next one waits for memory
+                    await self._run(self._check_end, reader)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [done[number] for number in sorted(done)]
 
-    async def _parts(self) -> AsyncGenerator[BytesIO, None]:
-        """Yield the contents part by part, the last one only when they have ended; the taker gives the memory back."""
-        left = self._size
-        async with aclosing(self._chunks()) as chunks:
-            reader = _Reader(chunks)
-            while True:
-                length = min(PART_BYTES, left)
-                left -= length
-                await self._memory.take(length)
-                try:
-                    part = await self._read(reader, length, is_last=not left)
-                except BaseException:
-                    self._memory.give_back(length)
-                    raise
-                yield part
-                del part
-                if not left:
-                    return
+    def _lengths(self) -> Sequence[int]:
+        """Of the parts."""
+        return [min(PART_BYTES, self._size - start) for start in range(0, self._size, PART_BYTES)]
 
-    async def _read(self, reader: _Reader, length: int, *, is_last: bool) -> BytesIO:
-        part = self._memory.spare.pop() if length == PART_BYTES and self._memory.spare else BytesIO()
-        await reader.read(length, part)
-        if part.getbuffer().nbytes < length or (is_last and await reader.has_more()):
+    def _fill(self, buffer: memoryview, reader: Reader) -> None:
+        while buffer:
+            length = reader.readinto(buffer)
+            if not length:
+                raise wrong_size(self._key, self._size)
+            buffer = buffer[length:]
+
+    def _check_end(self, reader: Reader) -> None:
+        if reader.readinto(memoryview(bytearray(1))):
             raise wrong_size(self._key, self._size)
-        return part
+
+    async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
+        """Do blocking work in a thread."""
+        return await to_thread.run_sync(work, *args, limiter=self._threads)
+
+    async def _take(self, length: int) -> BytesIO:
+        """A buffer of that length, as soon as there is memory for it; whoever takes it gives it back."""
+        await self._memory.take(length)
+        if length == PART_BYTES and self._memory.spare:
+            return self._memory.spare.pop()
+        return BytesIO(bytes(length))
 
     def _give_back(self, part: BytesIO, length: int) -> None:
         if length == PART_BYTES:
+            part.seek(0)
             self._memory.spare.append(part)
         self._memory.give_back(length)
 
@@ -269,35 +292,6 @@ class Put:
         self._sent += length
         if self._stored is not None:
             await self._stored(self._sent)
-
-
-class _Reader:
-    """Cuts chunks of any size anew."""
-
-    def __init__(self, chunks: AsyncGenerator[bytes | memoryview, None]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    async def read(self, length: int, part: BytesIO) -> None:
-        """Make `part` hold the next `length` bytes, fewer at the end."""
-        part.seek(0)
-        while part.tell() < length and await self.has_more():
-            written = part.write(self._rest[: length - part.tell()])
-            self._rest = self._rest[written:] or memoryview(b"")  # an empty slice would hold its chunk
-        part.truncate()
-        part.seek(0)
-
-    async def has_more(self) -> bool:
-        while not self._rest:
-            chunk = await anext(self._chunks, None)
-            if chunk is None:
-                return False
-            self._rest = memoryview(chunk)
-        return True
-
-
-def _sha256(part: BytesIO) -> bytes:
-    return hashlib.sha256(part.getbuffer()).digest()
 
 
 def _base64(digest: bytes) -> str:

@@ -75,6 +75,7 @@ class Query:
     ended_at: int | None = None
     paused_at: int | None = None  # start of the present pause
     paused_ms: int = 0  # earlier pauses
+    told_at: int | None = None  # when its agent last told of its progress, its model or what it has used
     progress: dict[str, Json] | None = None
     result: Json = None
     error: str | None = None
@@ -84,6 +85,11 @@ class Query:
         """Count the present pause, if there is one, to the earlier ones."""
         if self.paused_at is not None:
             self.paused_ms, self.paused_at = self.paused_ms + now - self.paused_at, None
+
+    def last_activity(self) -> int:
+        """When anything of it last changed."""
+        moments = (self.started_at, self.told_at, self.paused_at, self.ended_at)
+        return max(self.created_at, *filter(None, moments))
 
     def active_ms(self, now: int) -> int | None:
         """Time it has worked, pauses left out; None before its start."""
@@ -140,6 +146,15 @@ class Page(Generic[T]):
 
     rows: Sequence[T]
     next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Ids of agents and queries that were written, or had something added to their history or audit."""
+
+    agents: Sequence[str]
+    queries: Sequence[str]
+    last: int  # where the next look goes on
 
 
 class RunStore(Protocol):
@@ -200,6 +215,15 @@ class RunStore(Protocol):
 
     async def requests_of(self, owner: ProcessId) -> list[Request]:
         """What was asked of a server and not taken yet, oldest first. Asked many times a second: must be cheap."""
+        ...
+
+    async def last_change(self) -> int:
+        """The number of the last change that any process made: where `changes` begins."""
+        ...
+
+    async def changes(self, after: int, limit: int) -> Changes:
+        """The next changes after that number, whichever process made them. Asked several times a second: must be
+        cheap."""
         ...
 
     async def purge(self, *, before: int, limit: int) -> int:

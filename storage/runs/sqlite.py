@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from ..sqlite import Database, Durability
-from .base import Agent, AgentStatus, Audit, Event, Page, ProcessId, Query, QueryStatus, Request, RequestStatus
+from .base import Agent, AgentStatus, Audit, Changes, Event, Page, ProcessId, Query, QueryStatus, Request, RequestStatus
 
 T = TypeVar("T")
 
@@ -68,6 +68,39 @@ MIGRATIONS = [
     ) STRICT;
     CREATE INDEX requests_asked ON requests (owner, seq) WHERE status = 'asked';
     """,
+    # What changed, the last at the end: one row for each agent and query.
+    """
+    CREATE TABLE changes (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL,
+        UNIQUE (kind, id)
+    ) STRICT;
+    """
+    + "".join(
+        f"""
+        CREATE TRIGGER {event}_{table} AFTER {event} ON {table} BEGIN
+            DELETE FROM changes WHERE kind = '{kind}' AND id = new.{column};
+            INSERT INTO changes (kind, id) VALUES ('{kind}', new.{column});
+        END;
+        """
+        for event, table, kind, column in (
+            ("INSERT", "agents", "agent", "id"),
+            ("UPDATE", "agents", "agent", "id"),
+            ("INSERT", "events", "agent", "agent_id"),
+            ("INSERT", "queries", "query", "id"),
+            ("UPDATE", "queries", "query", "id"),
+            ("INSERT", "audit", "query", "query_id"),
+        )
+    )
+    + "".join(
+        f"""
+        CREATE TRIGGER DELETE_{table} AFTER DELETE ON {table} BEGIN
+            DELETE FROM changes WHERE kind = '{kind}' AND id = old.id;
+        END;
+        """
+        for table, kind in (("agents", "agent"), ("queries", "query"))
+    ),
 ]
 
 _PURGE = (
@@ -191,6 +224,15 @@ class SqliteRunStore:
     async def purge(self, *, before: int, limit: int) -> int:
         values = {"before": before, "limit": limit}
         return await self._db.write(lambda connection: sum(connection.execute(sql, values).rowcount for sql in _PURGE))
+
+    async def last_change(self) -> int:
+        [(last,)] = self._db.read("SELECT coalesce(max(seq), 0) FROM changes")
+        return int(last)
+
+    async def changes(self, after: int, limit: int) -> Changes:
+        rows = self._db.read("SELECT seq, kind, id FROM changes WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+        agents, queries = ([id_ for _, of, id_ in rows if of == kind] for kind in ("agent", "query"))
+        return Changes(agents, queries, rows[-1][0] if rows else after)
 
     async def close(self) -> None:
         await self._db.close()

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -151,9 +152,10 @@ def _checksum(path: Path) -> int:
 
 
 def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
+    folder = path.is_dir()
+    if folder and sys.platform == "win32":  # folders need no sync of their own there
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # Windows syncs what may be written
     try:
         os.fsync(handle)
     finally:

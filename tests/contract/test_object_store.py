@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+import threading
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from anyio import create_task_group
 
 from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgumentError, NotFoundError
-from quarterdeck.storage.objects.base import Chunks, ObjectInfo, ObjectStore, Stored
+from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore, Stored
 from quarterdeck.storage.objects.local import LocalObjectStore
 from quarterdeck.storage.objects.s3 import S3ObjectStore
 from quarterdeck.storage.objects.s3_put import PART_BYTES
+from tests.contents import contents
 from tests.servers.seaweed import SeaweedServer
+from tests.until import until
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -30,23 +35,10 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
-def chunks(*parts: bytes) -> Chunks:
-    """All in one buffer, which is blank again by the time the next is asked for."""
-
-    async def each() -> AsyncGenerator[memoryview, None]:
-        buffer = bytearray(max(map(len, parts), default=0))
-        for part in parts:
-            buffer[: len(part)] = part
-            yield memoryview(buffer)[: len(part)]
-            buffer[:] = bytes(len(buffer))
-
-    return each
-
-
 async def put(store: ObjectStore, key: str, *parts: bytes, stored: Stored | None = None) -> ObjectInfo:
     return await store.put(
         key,
-        chunks(*parts),
+        contents(*parts),
         size=sum(map(len, parts)),
         name="n.txt",
         content_type="text/plain",
@@ -94,23 +86,22 @@ async def test_a_key_is_never_overwritten(store: ObjectStore) -> None:
     assert await store.read("k", 0, 100) == b"first"
 
 
-async def test_sixteen_puts_of_one_key_have_one_winner(store: ObjectStore) -> None:
-    all_are_writing = asyncio.Barrier(16)
+async def test_of_eight_puts_of_one_key_one_wins(store: ObjectStore) -> None:
+    all_are_writing = threading.Barrier(8)
 
     async def one(number: int) -> bool:
-        async def source() -> AsyncGenerator[bytes, None]:
-            yield b"%02d" % number * 1000
-            await all_are_writing.wait()  # so none is refused before it has written
-            yield b"!"
+        def wait() -> bytes:
+            all_are_writing.wait(30)  # so none is refused before it has written
+            return b"!"
 
         try:
+            source = contents(b"%02d" % number * 1000, wait)
             await store.put("k", source, size=2001, name="n", content_type="t/t", created_at=number)
         except ConflictError:
             return False
         return True
 
-    async with asyncio.timeout(30):
-        won = await asyncio.gather(*(one(number) for number in range(16)))
+    won = await asyncio.gather(*(one(number) for number in range(8)))
     assert won.count(True) == 1
     assert await store.read("k", 0, 10_000) == b"%02d" % won.index(True) * 1000 + b"!"
     info = await store.stat("k")
@@ -130,23 +121,22 @@ async def test_contents_of_many_parts_and_chunks_of_any_size(store: ObjectStore,
 
 
 async def test_of_two_large_puts_of_one_key_one_wins(store: ObjectStore) -> None:
-    both_are_writing = asyncio.Barrier(2)
+    both_are_writing = threading.Barrier(2)
     size = PART_BYTES + 10
 
     async def one(letter: bytes) -> str | None:
-        async def source() -> AsyncGenerator[bytes, None]:
-            yield letter * (size - 1)
-            await both_are_writing.wait()
-            yield letter
+        def wait() -> bytes:
+            both_are_writing.wait(30)
+            return letter
 
         try:
+            source = contents(letter * (size - 1), wait)
             info = await store.put("k", source, size=size, name="n", content_type="t/t", created_at=0)
         except ConflictError:
             return None
         return info.sha256
 
-    async with asyncio.timeout(30):
-        digests = {await done for done in asyncio.as_completed([one(b"a"), one(b"b")])}
+    digests = {await done for done in asyncio.as_completed([one(b"a"), one(b"b")])}
     assert None in digests
     digests.remove(None)
     assert digests == {hashlib.sha256(await store.read("k", 0, size)).hexdigest()}
@@ -154,12 +144,11 @@ async def test_of_two_large_puts_of_one_key_one_wins(store: ObjectStore) -> None
 
 @pytest.mark.parametrize("size", [100_000, PART_BYTES + 1])
 async def test_a_source_that_fails_at_its_end_leaves_no_trace(store: ObjectStore, size: int) -> None:
-    async def source() -> AsyncGenerator[bytes, None]:
-        yield b"x" * size
+    def change() -> bytes:
         raise DeckError("the file changed")
 
     with pytest.raises(DeckError, match="the file changed"):
-        await store.put("k", source, size=size, name="n", content_type="t/t", created_at=0)
+        await store.put("k", contents(b"x" * size, change), size=size, name="n", content_type="t/t", created_at=0)
     assert await store.stat("k") is None
     assert await keys(store) == []
     await put(store, "k", b"the key is still free")
@@ -168,7 +157,7 @@ async def test_a_source_that_fails_at_its_end_leaves_no_trace(store: ObjectStore
 @pytest.mark.parametrize("size", [0, 99, 101, 1 << 20])
 async def test_contents_of_another_size_leave_no_trace(store: ObjectStore, size: int) -> None:
     with pytest.raises(InvalidArgumentError, match=f"the contents for k are not the {size} bytes"):
-        await store.put("k", chunks(b"x" * 100), size=size, name="n", content_type="t/t", created_at=0)
+        await store.put("k", contents(b"x" * 100), size=size, name="n", content_type="t/t", created_at=0)
     assert await keys(store) == []
     await put(store, "k", b"the key is still free")
 
@@ -186,19 +175,19 @@ async def test_the_giver_is_told_how_much_is_stored(store: ObjectStore) -> None:
 
 
 async def test_a_cancelled_put_leaves_no_trace(store: ObjectStore) -> None:
-    writing = asyncio.Event()
+    writing, may_go_on = threading.Event(), threading.Event()
 
-    async def source() -> AsyncGenerator[bytes, None]:
-        yield b"x" * 100_000
+    def wait() -> bytes:
         writing.set()
-        await asyncio.Event().wait()
+        may_go_on.wait(30)
+        return b"x"
 
-    task = asyncio.create_task(store.put("k", source, size=100_001, name="n", content_type="t/t", created_at=0))
-    async with asyncio.timeout(30):
-        await writing.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    source = contents(b"x" * 100_000, wait)
+    async with create_task_group() as group:
+        group.start_soon(partial(store.put, "k", source, size=100_001, name="n", content_type="t/t", created_at=0))
+        await until(writing.is_set)
+        group.cancel_scope.cancel()
+        may_go_on.set()
     assert await keys(store) == []
     await put(store, "k", b"the key is still free")
 

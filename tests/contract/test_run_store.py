@@ -131,3 +131,32 @@ async def test_what_is_older_than_the_history_goes_and_what_lives_stays(store: R
     assert await store.purge(before=100, limit=2) == 8
     assert await store.purge(before=100, limit=100) == 4
     assert [row.id for row in (await store.list_queries()).rows] == ["q0"]
+
+
+async def test_changes_name_what_was_written_once_each(store: RunStore) -> None:
+    assert await store.last_change() == 0
+    await store.put_agent(agent(1))
+    await store.put_agent(agent(2))
+    await store.add_query(query(1))
+    await store.put_agent(agent(1, "busy"))
+    begun = await store.last_change()
+    seen = await store.changes(0, 100)
+    assert (seen.agents, seen.queries, seen.last) == (["a2", "a1"], ["q1"], begun)
+    assert (await store.changes(begun, 100)).last == begun
+    await store.add_event(Event(1, "a2", "query"))
+    await store.put_query(query(1, "completed"))
+    await store.add_query(query(1))  # its id is taken: nothing is written
+    await store.add_audit(Audit(1, "q1", "client", "pause", "running", "paused", {}))
+    first = await store.changes(begun, 1)
+    assert (first.agents, first.queries) == (["a2"], [])
+    rest = await store.changes(first.last, 100)
+    assert (rest.agents, rest.queries) == ([], ["q1"])
+    assert (await store.changes(rest.last, 100)).queries == []
+
+
+async def test_a_change_of_another_process_is_seen(tmp_path: Path) -> None:
+    here, there = SqliteRunStore(tmp_path / "runs.db"), SqliteRunStore(tmp_path / "runs.db")
+    await there.put_agent(agent(1))
+    assert (await here.changes(0, 100)).agents == ["a1"]
+    await here.close()
+    await there.close()

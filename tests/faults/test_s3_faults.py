@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +17,7 @@ from quarterdeck.storage.objects.s3_put import PART_BYTES
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.sources import InlineSource
 from tests.clock import ManualClock
+from tests.contents import contents
 from tests.ready import ready
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.seaweed import SeaweedServer
@@ -51,11 +52,8 @@ async def site(s3_server: SeaweedServer) -> AsyncIterator[Site]:
             await store.close()
 
 
-async def put(store: S3ObjectStore, key: str, contents: bytes) -> ObjectInfo:
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        yield contents
-
-    return await store.put(key, chunks, size=len(contents), name="n", content_type="t/t", created_at=0)
+async def put(store: S3ObjectStore, key: str, whole: bytes) -> ObjectInfo:
+    return await store.put(key, contents(whole), size=len(whole), name="n", content_type="t/t", created_at=0)
 
 
 def first(count: int, fate: Fate, method: str) -> Callable[[str], Fate]:

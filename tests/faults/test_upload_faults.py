@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,43 +19,41 @@ from quarterdeck.storage.objects.local import LocalObjectStore
 from quarterdeck.tools.uploads.service import UploadService
 from quarterdeck.tools.uploads.sources import InlineSource
 from tests.clock import ManualClock
+from tests.contents import contents
 from tests.ready import ready
 
 PREAMBLE = """
-import asyncio, os, sys
+import asyncio, os, sys, threading
 from pathlib import Path
 from quarterdeck.storage.objects.local import LocalObjectStore
+from tests.contents import contents
 root = Path(sys.argv[1])
 store = LocalObjectStore(root)
-async def put(key, chunks, size):
-    return await store.put(key, chunks, size=size, name="n", content_type="t/t", created_at=0)
+async def put(key, source, size):
+    return await store.put(key, source, size=size, name="n", content_type="t/t", created_at=0)
 """
 
 HALF = """
-async def half():
-    yield b"x" * (1 << 20)
-    yield b"y" * (1 << 20)
+def half():
     print("half", flush=True)
-    await asyncio.Event().wait()
-asyncio.run(put("uploads/half", half, 3 << 20))
+    threading.Event().wait()
+asyncio.run(put("uploads/half", contents(b"x" * (2 << 20), half), 3 << 20))
 """
 
 BUSY = """
-async def some(number):
-    for part in range(4):
-        yield b"%04d" % number * 1000
+def some(number):
+    return contents(*[b"%04d" % number * 1000] * 4)
 async def main():
     async def worker(start):
         for number in range(start, 10_000, 4):
-            info = await put(f"uploads/{number:04}", lambda number=number: some(number), 16_000)
+            info = await put(f"uploads/{number:04}", some(number), 16_000)
             print(info.key, info.sha256, flush=True)
     await asyncio.gather(*map(worker, range(4)))
 asyncio.run(main())
 """
 
 READ_ONLY = """
-async def some():
-    yield b"x"
+some = contents(b"x")
 async def main():
     await put("uploads/before", some, 1)
     for folder in (root / ".staging").iterdir():
@@ -194,10 +192,7 @@ async def test_a_store_whose_folder_is_gone_says_so(tmp_path: Path) -> None:
         path.rmdir()
     (tmp_path / "objects").rmdir()
 
-    async def some() -> AsyncGenerator[bytes, None]:
-        yield b"x"
-
     with pytest.raises(StorageError, match="No such file or directory"):
-        await store.put("k", some, size=1, name="n", content_type="t/t", created_at=0)
+        await store.put("k", contents(b"x"), size=1, name="n", content_type="t/t", created_at=0)
     with pytest.raises(StorageError, match="No such file or directory"):
         await store.list("", "", 10)

@@ -108,7 +108,8 @@ async def test_what_is_not_there_is_a_plain_error(tmp_path: Path, era: Era) -> N
 async def test_the_template_is_listed_and_memories_are_not(tmp_path: Path, era: Era) -> None:
     async with DeckClient(tmp_path, era=era) as deck:
         await store(deck, "plan")
-        assert (await deck.client.list_resources()).resources == []
+        listed = (await deck.client.list_resources()).resources
+        assert [resource.uri for resource in listed] == ["ui://quarterdeck/deck"]
         templates = (await deck.client.list_resource_templates()).resource_templates
         [template] = [template for template in templates if template.name == "memory"]
         assert (template.uri_template, template.title, template.mime_type) == (TEMPLATE, "Memory", "application/json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncGenerator
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,12 @@ import pytest
 from quarterdeck.storage.errors import ConflictError, StorageError, UnsupportedError
 from quarterdeck.storage.objects.base import ObjectInfo
 from quarterdeck.storage.objects.local import LocalObjectStore
+from tests.contents import contents
 
 
 async def put(store: LocalObjectStore, key: str, *parts: bytes) -> ObjectInfo:
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        for part in parts:
-            yield part
-
     size = sum(map(len, parts))
-    return await store.put(key, chunks, size=size, name=key, content_type="text/plain", created_at=0)
+    return await store.put(key, contents(*parts), size=size, name=key, content_type="text/plain", created_at=0)
 
 
 def drafts(root: Path) -> list[Path]:
@@ -50,17 +47,16 @@ async def test_objects_outlive_the_store(tmp_path: Path) -> None:
 
 async def test_opening_a_second_store_spares_what_the_first_is_writing(tmp_path: Path) -> None:
     first = LocalObjectStore(tmp_path)
-    opened_second = asyncio.Event()
+    opened_second = threading.Event()
 
-    async def source() -> AsyncGenerator[bytes, None]:
-        yield b"before "
+    def open_second() -> bytes:
         opened_second.set()
         second = LocalObjectStore(tmp_path)
         assert drafts(tmp_path) != []
-        await second.close()
-        yield b"after"
+        asyncio.run(second.close())
+        return b"after"
 
-    await first.put("k", source, size=12, name="n", content_type="t/t", created_at=0)
+    await first.put("k", contents(b"before ", open_second), size=12, name="n", content_type="t/t", created_at=0)
     assert opened_second.is_set()
     assert await first.read("k", 0, 100) == b"before after"
     await first.close()
@@ -71,13 +67,13 @@ async def test_a_taken_key_is_refused_before_the_source_is_read(tmp_path: Path) 
     await put(store, "k", b"x")
     read = False
 
-    async def source() -> AsyncGenerator[bytes, None]:
+    def source() -> bytes:
         nonlocal read
         read = True
-        yield b"y"
+        return b"y"
 
     with pytest.raises(ConflictError):
-        await store.put("k", source, size=1, name="n", content_type="t/t", created_at=0)
+        await store.put("k", contents(source), size=1, name="n", content_type="t/t", created_at=0)
     assert not read
     await store.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.error
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -17,6 +17,7 @@ from quarterdeck.storage.objects.budget import MemoryBudget
 from quarterdeck.storage.objects.s3 import S3ObjectStore
 from quarterdeck.storage.objects.s3_location import REGION, S3Location
 from quarterdeck.storage.objects.s3_put import PART_BYTES
+from tests.contents import contents
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedServer
 
 
@@ -32,11 +33,8 @@ async def store(s3_server: SeaweedServer, bucket: str) -> AsyncIterator[S3Object
     await opened.close()
 
 
-async def put(store: S3ObjectStore, key: str, contents: bytes, name: str = "n") -> None:
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        yield contents
-
-    await store.put(key, chunks, size=len(contents), name=name, content_type="text/html", created_at=5)
+async def put(store: S3ObjectStore, key: str, whole: bytes, name: str = "n") -> None:
+    await store.put(key, contents(whole), size=len(whole), name=name, content_type="text/html", created_at=5)
 
 
 @pytest.mark.parametrize("name", ["plain.txt", "a b%20+=é\n\0.txt", "\U0001f5c2" * 90, "../../x", ""])
@@ -95,11 +93,11 @@ async def test_contents_that_change_between_two_reads_are_refused(
 ) -> None:
     letters = iter(b"abc")
 
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        yield bytes([next(letters)]) * (PART_BYTES + 1)
+    def changing() -> bytes:
+        return bytes([next(letters)]) * (PART_BYTES + 1)
 
     with pytest.raises(StorageError, match="what arrived is not what was sent"):
-        await store.put("k", chunks, size=PART_BYTES + 1, name="n", content_type="t/t", created_at=0)
+        await store.put("k", contents(changing), size=PART_BYTES + 1, name="n", content_type="t/t", created_at=0)
     assert (s3_server.keys(bucket), s3_server.unfinished(bucket)) == ([], [])
 
 

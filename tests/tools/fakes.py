@@ -210,7 +210,7 @@ class Bridge:
             folders=folder / "agents",
             **options,
         )
-        self.recovery = Recovery(self.runs, self.tracker, self.clock)
+        self.recovery = Recovery(self.runs, self.tracker, self.orchestrator.telemetry, self.clock)
         spending = Spending(self.ledger)
         parts: dict[str, Any] = {
             "runs": self.runs,

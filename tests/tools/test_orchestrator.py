@@ -161,8 +161,9 @@ async def test_an_end_that_the_store_did_not_take_is_told_and_kept_later(
 
 async def test_the_flag_makes_it_sequential(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, parallel=False)
-    await bridge.orchestrator.spawn(requests(4), max_concurrency=4, batch_size=4)
+    results = await bridge.orchestrator.spawn(requests(4), max_concurrency=4, batch_size=4)
     assert bridge.runner.most_at_once == 1
+    assert [result.spawned for result in results] == [True] * 4
     await bridge.close()
 
 

@@ -25,8 +25,8 @@ from tests.work import work
 
 @pytest.fixture(params=["supervisor", "subprocesses"])
 async def children(request: pytest.FixtureRequest) -> AsyncGenerator[Children]:
-    supervised = request.param == "supervisor"
-    children = Supervisor(processes.identify(os.getpid())) if supervised else Subprocesses()
+    owner = processes.identify(os.getpid())
+    children = Supervisor(owner) if request.param == "supervisor" else Subprocesses(owner)
     yield children
     await children.close()
 

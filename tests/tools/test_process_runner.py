@@ -62,8 +62,8 @@ async def deck() -> Deck:
 @pytest.fixture(params=["supervisor", "subprocesses"])
 async def children(request: pytest.FixtureRequest) -> AsyncGenerator[Children]:
     """Both ways to start processes."""
-    supervised = request.param == "supervisor"
-    children = Supervisor(processes.identify(os.getpid())) if supervised else Subprocesses()
+    owner = processes.identify(os.getpid())
+    children = Supervisor(owner) if request.param == "supervisor" else Subprocesses(owner)
     yield children
     await children.close()
 
@@ -337,7 +337,7 @@ def saying(*messages: str) -> CommandType:
     ],
 )
 async def test_what_is_no_message_ends_the_worker_by_name(deck: Deck, message: str, reason: str) -> None:
-    children = Subprocesses()
+    children = Subprocesses(processes.identify(os.getpid()))
     agent = await start(children, deck.call, saying(message))
     with pytest.raises(AgentDiedError, match=f"the worker broke the protocol: .*{reason}"):
         await agent.run(work("go"))
@@ -351,7 +351,7 @@ async def test_half_characters_are_replaced_wherever_a_worker_says_them(deck: De
     result = f'{{"type": "result", "id": "q", "result": {{"{half}": "{half}{whole}"}}}}'
     report = f'{{"type": "progress", "id": "q", "message": "{half}"}}'
     agent = await start(
-        Subprocesses(),
+        Subprocesses(processes.identify(os.getpid())),
         deck.call,
         worker(f"""
 input(); print('{{"type": "ready", "protocol": 1}}')
@@ -370,7 +370,7 @@ input()
 
 async def test_a_result_may_be_a_hundred_levels_deep(deck: Deck) -> None:
     deep = [f'{{"type": "result", "id": "q", "result": {"[" * levels + "]" * levels}}}' for levels in (101, 100)]
-    agent = await start(Subprocesses(), deck.call, saying(*deep))
+    agent = await start(Subprocesses(processes.identify(os.getpid())), deck.call, saying(*deep))
     with pytest.raises(WorkError, match="its result is nested deeper than 100 levels"):
         await agent.run(work("go"))
     assert str(await agent.run(work("go"))) == "[" * 100 + "]" * 100

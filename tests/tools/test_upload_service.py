@@ -6,17 +6,21 @@ import asyncio
 import hashlib
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError, NotFoundError
-from quarterdeck.storage.objects.local import LocalObjectStore
+from quarterdeck.storage.objects.base import Reader
+from quarterdeck.storage.objects.local import TURN_BYTES, LocalObjectStore
 from quarterdeck.tools.uploads.service import MAX_FILE_BYTES, STORED_AT_ONCE, Report, UploadService
 from quarterdeck.tools.uploads.sources import InlineSource
 from tests.clock import ManualClock
+from tests.contents import contents
 from tests.ready import ready
+from tests.until import until
 
 STAMP = "2025-06-15T15-06-40"  # of the manual clock
 
@@ -46,16 +50,18 @@ def inline(name: str, contents: bytes = b"x") -> InlineSource:
 
 
 class Gated(InlineSource):
-    """Goes on after its first chunk once all its fellows have come that far."""
+    """Goes on after its first piece once all its fellows have come that far."""
 
-    def __init__(self, name: str, gate: asyncio.Barrier) -> None:
+    def __init__(self, name: str, gate: threading.Barrier) -> None:
         super().__init__(name, b"first second")
         self._gate = gate
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        yield b"first "
-        await self._gate.wait()
-        yield b"second"
+    def open(self) -> Reader:
+        return contents(b"first ", self._second)()
+
+    def _second(self) -> bytes:
+        self._gate.wait(30)
+        return b"second"
 
 
 async def refusal(service: UploadService, path: str) -> str:
@@ -147,32 +153,50 @@ async def test_exactly_the_limit_is_stored(service: UploadService, root: Path) -
 
 
 async def test_twenty_files_are_read_at_the_same_time(service: UploadService) -> None:
-    gate = asyncio.Barrier(20)
-    async with asyncio.timeout(30):
-        answer = await service.upload([Gated(f"{number}.txt", gate) for number in range(20)])
+    gate = threading.Barrier(20)
+    answer = await service.upload([Gated(f"{number}.txt", gate) for number in range(20)])
     assert answer["count"] == 20
     for file in answer["files"]:
         assert await service.read(file["path"], 0, 100) == b"first second"
 
 
+async def test_large_files_take_turns(service: UploadService, root: Path) -> None:
+    """None waits until those before it are stored as a whole."""
+    for number in range(20):
+        (root / str(number)).write_bytes(b"x" * (2 * TURN_BYTES))
+    begun: set[float] = set()
+
+    async def all_have_begun(stored: float, total: float) -> None:
+        begun.add(stored)
+        if stored <= total / 2:
+            await until(lambda: 20 * TURN_BYTES in begun)
+
+    answer = await service.upload([service.file(str(number)) for number in range(20)], all_have_begun)
+    assert answer["status"] == 200
+
+
 async def test_many_batches_share_the_places(service: UploadService) -> None:
+    counting = threading.Lock()
     reading = most = 0
 
     class Counted(InlineSource):
-        async def chunks(self) -> AsyncGenerator[bytes, None]:
+        def open(self) -> Reader:
             nonlocal reading, most
-            reading += 1
-            most = max(most, reading)
-            for _ in range(20):
-                await asyncio.sleep(0)
-            yield b"x"
+            with counting:
+                reading += 1
+                most = max(most, reading)
+            return super().open()
+
+    async def wait_for_more(_stored: float, _total: float) -> None:
+        nonlocal reading
+        await until(lambda: most >= STORED_AT_ONCE)
+        with counting:
             reading -= 1
 
     batches = [[Counted(f"{batch}-{number}", b"x") for number in range(20)] for batch in range(10)]
-    async with asyncio.timeout(30):
-        answers = await asyncio.gather(*map(service.upload, batches))
+    answers = await asyncio.gather(*(service.upload(batch, wait_for_more) for batch in batches))
     assert [answer["count"] for answer in answers] == [20] * 10
-    assert 20 < most <= STORED_AT_ONCE
+    assert most == STORED_AT_ONCE
 
 
 async def test_files_of_one_name_in_one_second_get_keys_of_their_own(service: UploadService) -> None:
@@ -188,18 +212,16 @@ async def test_two_servers_with_one_store_never_share_a_key(
 ) -> None:
     other_store = LocalObjectStore(tmp_path / "objects")
     other = UploadService(ready(other_store), [root], ManualClock())
-    gate = asyncio.Barrier(2)
+    gate = threading.Barrier(2)
 
     class OnceGated(Gated):
         """The one that loses the key starts again, alone."""
 
-        async def chunks(self) -> AsyncGenerator[bytes, None]:
-            if gate.n_waiting or not self.started:
-                self.started = True
-                async for chunk in super().chunks():
-                    yield chunk
-            else:
-                yield b"second again"
+        def open(self) -> Reader:
+            if self.started:
+                return contents(b"second again")()
+            self.started = True
+            return super().open()
 
         started = False
 
@@ -221,19 +243,19 @@ async def test_two_servers_with_one_store_never_share_a_key(
     paths = {file["path"] for answer in answers for file in answer["files"]}
     assert paths == {f"uploads/{STAMP}_a.txt", f"uploads/{STAMP}_a_2.txt"}
     assert {await service.read(path, 0, 100) for path in paths} == {b"first second", b"second again"}
-    assert reports == ([6, 12], [6, 12])  # the loser's second try is no news
+    assert reports == ([12], [12])  # the loser's second try is no news
     await other_store.close()
 
 
 async def test_progress_counts_bytes_and_ends_at_the_whole(service: UploadService, root: Path) -> None:
-    (root / "large").write_bytes(b"x" * (3 << 20))
+    (root / "large").write_bytes(b"x" * (3 * TURN_BYTES))
     reports: list[tuple[float, float]] = []
 
     async def report(stored: float, total: float) -> None:
         reports.append((stored, total))
 
     await service.upload([service.file("large"), inline("small", b"12345")], report)
-    total = (3 << 20) + 5
+    total = 3 * TURN_BYTES + 5
     assert len(reports) == 4
     assert [stored for stored, _ in reports] == sorted({stored for stored, _ in reports})
     assert reports[-1] == (total, total)
@@ -358,11 +380,11 @@ def rewrite(path: Path) -> None:
 async def test_a_file_that_changes_while_it_is_read_fails_alone(
     service: UploadService, root: Path, change: Callable[[Path], None]
 ) -> None:
-    (root / "changing").write_bytes(b"x" * (3 << 20))
+    (root / "changing").write_bytes(b"x" * (2 * TURN_BYTES))
     changed = asyncio.Event()
 
     async def report(stored: float, _total: float) -> None:
-        if stored >= 1 << 20 and not changed.is_set():  # the first of its three chunks is stored
+        if stored >= TURN_BYTES and not changed.is_set():  # the first half of it is stored
             change(root / "changing")
             changed.set()
 
@@ -381,19 +403,17 @@ async def test_a_file_that_vanishes_before_it_is_read_fails(service: UploadServi
     assert await source.prepare() == (1, b"a")
     (root / "a").unlink()
     with pytest.raises(NotFoundError, match="no such file: a"):
-        await anext(source.chunks())
+        source.open()
 
 
 async def test_a_cancelled_batch_stores_nothing(service: UploadService) -> None:
     begun = asyncio.Event()
 
-    class Endless(InlineSource):
-        async def chunks(self) -> AsyncGenerator[bytes, None]:
-            yield b"x"
-            begun.set()
-            await asyncio.Event().wait()
+    async def report(_stored: float, _total: float) -> None:
+        begun.set()
+        await asyncio.Event().wait()
 
-    task = asyncio.create_task(service.upload([Endless("a", b"x")]))
+    task = asyncio.create_task(service.upload([inline("a")], report))
     async with asyncio.timeout(30):
         await begun.wait()
     task.cancel()
@@ -428,7 +448,7 @@ async def test_what_others_have_put_there_is_not_listed_and_stops_no_list(
     """Such as the objects of folders in an S3 bucket."""
     (file,) = (await service.upload([inline("a")]))["files"]
     for key in ("uploads/0/a", "uploads/1/a", "uploads/9/a"):
-        await store.put(key, inline("a").chunks, size=1, name="a", content_type="text/plain", created_at=1)
+        await store.put(key, inline("a").open, size=1, name="a", content_type="text/plain", created_at=1)
     listed: list[str] = []
     page, cursor = await service.list(limit=1)
     while cursor is not None:

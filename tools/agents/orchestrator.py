@@ -29,6 +29,7 @@ from .live import LiveAgent, LiveAgents, SpawnRequest, SpawnResult
 from .models import resolve
 from .rights import Rights, refuse_wider
 from .runners.base import AgentDiedError, AgentHandle, AgentSpec, CallDeck, Runner
+from .telemetry import RunTelemetry
 from .tracker import Tracker
 from .types import SpawnableType
 from .watch import Watch
@@ -63,6 +64,7 @@ class Orchestrator:
         parallel: bool = True,
         max_alive: int = 100,
         idle_timeout: float = 900.0,
+        telemetry: RunTelemetry | None = None,
     ) -> None:
         """Each type gets a folder of its own below `folders`."""
         self._runs = runs
@@ -79,6 +81,7 @@ class Orchestrator:
         self._idle_timeout = idle_timeout
         self.agents = LiveAgents(runs, clock)
         self._watch = Watch(self.agents, self._launch_again, tracker, clock)
+        self.telemetry = telemetry or RunTelemetry()
         self._starting = 0
         self._tasks = Tasks()
 
@@ -182,7 +185,8 @@ class Orchestrator:
         )
         try:
             await self._runs.put_agent(agent)  # the row is there before the process
-            live = await self._launch(agent, kind)
+            with self.telemetry.create_agent(agent):
+                live = await self._launch(agent, kind)
         except (AgentDiedError, OSError, DeckError) as exc:
             await self._not_started(agent, str(exc))
             return SpawnResult(request, agent, agent.error, None)
@@ -241,7 +245,7 @@ class Orchestrator:
             agent.session,
         )
         began = self._clock.monotonic()
-        handle = await self._runners[kind.runner].start(spec, self._restricted(rights))
+        handle = await self._runners[kind.runner].start(spec, self._restricted(agent.id, rights))
         agent.spawn_ms = round((self._clock.monotonic() - began) * 1000, 1)
         agent.process = handle.process
         agent.ready_at = self._clock.now()
@@ -253,7 +257,7 @@ class Orchestrator:
         return live
 
     async def _launch_again(self, live: LiveAgent) -> AgentHandle:
-        return await self._runners[live.kind.runner].start(live.spec, self._restricted(live.rights))
+        return await self._runners[live.kind.runner].start(live.spec, self._restricted(live.row.id, live.rights))
 
     async def revive(self, agent_id: str) -> LiveAgent:
         """Start an agent of a server that is gone again, from the session that it had.
@@ -290,10 +294,11 @@ class Orchestrator:
         agent.status, agent.error, agent.ended_at = "failed", reason, self._clock.now()
         await self.agents.record(agent, "failed", error=reason)
 
-    def _restricted(self, rights: Rights) -> CallDeck:
+    def _restricted(self, agent_id: str, rights: Rights) -> CallDeck:
         async def call(tool: str, arguments: dict[str, Any]) -> Any:
-            rights.check(tool, arguments)
-            return await self._call_deck(tool, arguments)
+            with self.telemetry.execute_tool(tool, arguments, agent_id):
+                rights.check(tool, arguments)
+                return await self._call_deck(tool, arguments)
 
         return call
 

@@ -76,6 +76,15 @@ def marked(owner: ProcessId) -> list[psutil.Process]:
     return found
 
 
+async def end_marked(owner: ProcessId) -> None:
+    """End whatever still carries the server's mark, and what those start meanwhile."""
+    tried: set[psutil.Process] = set()
+    while left := set(marked(owner)) - tried:
+        for process in left:
+            await end(process, grace=0)
+        tried |= left
+
+
 def tree(root: psutil.Process) -> list[psutil.Process]:
     """The process and all its descendants, parents first."""
     pids = [root.pid]

@@ -9,6 +9,7 @@ from quarterdeck.storage.errors import DeckError
 from quarterdeck.storage.runs.base import LIVE_AGENT, LIVE_QUERY, Agent, Event, Query, RunStore
 
 from . import processes
+from .telemetry import RunTelemetry
 from .tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -17,9 +18,10 @@ log = logging.getLogger(__name__)
 class Recovery:
     """Any server clears up after any other that runs no more."""
 
-    def __init__(self, runs: RunStore, tracker: Tracker, clock: Clock) -> None:
+    def __init__(self, runs: RunStore, tracker: Tracker, telemetry: RunTelemetry, clock: Clock) -> None:
         self._runs = runs
         self._tracker = tracker
+        self._telemetry = telemetry
         self._clock = clock
 
     async def recover(self) -> int:
@@ -53,6 +55,7 @@ class Recovery:
         except DeckError as exc:
             log.warning("agent %s was not marked interrupted: %s", agent.id, exc.message)
             return False
+        self._telemetry.reaped()
         return True
 
     async def _interrupt_query(self, query: Query) -> None:

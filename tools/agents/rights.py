@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from quarterdeck.storage.errors import DeniedError
 
+from ..reads import only_reads
 from .tracker import RECORDS
 from .types import SpawnableType
 
@@ -14,14 +15,12 @@ PermissionMode = Literal["plan", "default", "acceptEdits", "bypassPermissions"]
 MODES: tuple[str, ...] = get_args(PermissionMode)
 """From the narrowest to the widest."""
 
-READS = {
-    "memory_usage": {"retrieve", "list", "search", "namespaces"},
-    "vector_collections": {"list", "describe"},
-    "uploads": {"list", "read"},
-}
-"""Tools with an `action`, and the actions that change nothing."""
+READS = frozenset({
+    "memory_usage", "vector_collections", "uploads", "vector_search", "vector_shape", "vector_points",
+    "agents_list", "query_list", "server_status",
+})  # fmt: skip
+"""Tools with which an agent may read."""
 
-ALWAYS = {"vector_search", "vector_shape", "vector_points", "agents_list", "query_list", "server_status"}
 WRITES = {
     "memory_usage": "namespace",
     "vector_upsert": "collection",
@@ -30,7 +29,7 @@ WRITES = {
 }
 """Tools that write, and the argument that names where."""
 
-CALLABLE = frozenset({*READS, *ALWAYS, *WRITES})
+CALLABLE = READS | WRITES.keys()
 """All tools that an agent may call, with some arguments."""
 
 
@@ -44,8 +43,7 @@ class Rights:
 
     def check(self, tool: str, arguments: Mapping[str, Any]) -> None:
         """Raises DeniedError if the agent may not make this call."""
-        action = arguments.get("action")
-        if tool in ALWAYS or (isinstance(action, str) and action in READS.get(tool, ())):
+        if tool in READS and only_reads(tool, arguments):
             return
         if tool not in WRITES:
             allowed = ", ".join(sorted(CALLABLE))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import Clock, iso
@@ -22,6 +22,7 @@ from .live import LiveAgent, SpawnRequest, SpawnResult
 from .orchestrator import Orchestrator
 from .rights import PermissionMode, needs_consent, question
 from .runners.base import MAX_PROMPT
+from .runners.trees import usage_of
 
 MAX_SPAWNS = 100  # agents in one call
 
@@ -94,7 +95,7 @@ class SpawnAnswer(TypedDict):
     agentsFailed: int
     results: list[Spawned]
     sessions: list[dict[str, Any]]
-    performance: Performance
+    performance: Annotated[Performance, WithJsonSchema({"type": "object"})]
     timestamp: str
 
 
@@ -282,8 +283,11 @@ class AgentTools:
 
     def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
         row = self._orchestrator.agents.latest(row)
-        usage = live.handle.usage() if live else None
         process = live.handle.process if live else row.process
+        if live is not None:
+            usage = live.handle.usage()
+        else:  # another server's, perhaps
+            usage = usage_of(process) if row.status in LIVE_AGENT else None
         return {
             "agentId": row.id,
             "type": row.type,

@@ -7,7 +7,7 @@ import base64
 import binascii
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -16,6 +16,7 @@ from quarterdeck.storage.clock import Clock, SteadyClock
 from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import Entry, Hit, MemoryStore, NamespaceStats
+from quarterdeck.tools.changes import nobody, tells
 from quarterdeck.tools.contract import read_cursor
 
 from .checks import (
@@ -87,6 +88,7 @@ class MemoryService:
         """`default_ttl` and `restore_window` in seconds; a ttl of 0 keeps for ever, a window of 0 keeps nothing."""
         self.clock = SteadyClock(clock)
         self._wall_clock = clock
+        self.on_change: Callable[[], None] = nobody
         self._open_store = store
         self._learn_time_at = 0  # by the clock: when to compare it with what other decks have noted
         self._guard = LimitGuard(limits or Limits(), clock)
@@ -94,6 +96,7 @@ class MemoryService:
         self._window = restore_window
         self._writes = 0
 
+    @tells
     async def store(
         self,
         namespace: str,
@@ -127,6 +130,7 @@ class MemoryService:
                 namespace, key, text, size=size, now=now, ttl=lifetime, grace=self._window * 1000, if_version=if_version
             )
 
+    @tells
     async def load(self, entry: Entry) -> bool:
         """Take over an entry of another deck with its version and times; False if ours is as new, or it has expired.
 
@@ -148,6 +152,7 @@ class MemoryService:
         store, now = await self.begin()
         return await store.get(namespace, key, now=now)
 
+    @tells
     async def delete(self, namespace: str, key: str, *, if_version: int | None = None) -> bool:
         """Forget an entry; False if there is none.
 
@@ -159,6 +164,7 @@ class MemoryService:
         store, now = await self.begin()
         return await store.delete(namespace, key, now=now, if_version=if_version)
 
+    @tells
     async def touch(self, namespace: str, key: str, *, ttl: float | None = None) -> Entry:
         """Start the entry's lifetime again: `ttl` seconds, or its own if None. The answer is without the value.
 
@@ -173,6 +179,7 @@ class MemoryService:
             raise NotFoundError(f"no '{key}' in namespace '{namespace}' to touch: list shows the keys, store makes one")
         return entry
 
+    @tells
     async def restore(self, namespace: str, key: str, *, ttl: float | None = None) -> Entry:
         """Bring back what was deleted, expired or overwritten last: a new version, with its own ttl if `ttl` is None.
 

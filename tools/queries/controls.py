@@ -232,6 +232,7 @@ class Controls:
         if outcome.get("status") == "applied":
             row.status, row.paused_at = "paused", self._clock.now()
             query.active.stop(self._clock.monotonic())
+            self._orchestrator.telemetry.paused(query.level or "")
         else:
             row.status, row.error, query.level = "running", None, None
             self._live.release(query)

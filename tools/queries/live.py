@@ -149,19 +149,25 @@ class LiveQueries:
 
     def take_progress(self, query: LiveQuery, report: dict[str, Json]) -> None:
         if query.released.is_set():
-            query.row.progress, query.unsaved = _storable(report), True
+            query.row.progress = _storable(report)
+            self._told(query)
         else:
             query.held_progress = report
 
     def take_usage(self, query: LiveQuery, amounts: dict[str, float]) -> None:
         asks = query.agent.row.runner != "process"  # before each request; of a worker, what it tells is all
         was_over = asks or bool(self.over_budget(query))
-        query.row.usage, query.unsaved = {**(query.row.usage or {}), **amounts}, True
+        query.row.usage = {**(query.row.usage or {}), **amounts}
+        self._told(query)
         if not was_over:
             self._enforce(query)
 
     def take_model(self, query: LiveQuery, model: str) -> None:
-        query.row.model, query.unsaved = model, True
+        query.row.model = model
+        self._told(query)
+
+    def _told(self, query: LiveQuery) -> None:
+        query.row.told_at, query.unsaved = self._clock.now(), True
 
     def take_session(self, query: LiveQuery, session: str) -> None:
         agent = query.agent.row
@@ -198,6 +204,7 @@ class LiveQueries:
         row.end_pause(now)
         row.ended_at = now
         self._spending.settle(query.agent.row, query.used(self._clock.monotonic()))
+        self._orchestrator.telemetry.ended(row, query.active.seconds(self._clock.monotonic()))
         query.agent.waiting -= 1
         try:
             await self._save_end(query)

@@ -124,7 +124,8 @@ class QueryManager:
                 return  # whoever terminated it in the queue settles it
             row = query.row
             try:
-                await self._run(query)
+                with self._orchestrator.telemetry.invoke_agent(row, query.agent.row):
+                    await self._run(query)
             except (WorkCancelledError, AgentDiedError) as exc:
                 stopped = query.terminating or query.agent.row.status in ("stopping", "stopped")
                 row.status = "terminated" if stopped else "failed"

@@ -95,6 +95,7 @@ class QueryEntry(TypedDict):
     createdAt: int
     startTime: int | None
     duration: int | None
+    lastActivity: int
     usage: dict[str, Any] | None
     metadata: dict[str, Any]
     progress: dict[str, Any] | None
@@ -164,7 +165,7 @@ class QueryTools:
             budget=arguments.budget.amounts() if arguments.budget else None,
             confirmed=await self._desk.consent(arguments.query_id, arguments.permission_mode, call),
         )
-        outcome = await self._desk.control(arguments.query_id, arguments.action, actor="client", options=options)
+        outcome = await self._desk.control(arguments.query_id, arguments.action, actor=call.actor, options=options)
         status = outcome.get("status")
         answer: ControlAnswer = {
             "success": status in ("applied", "pending", "queued"),
@@ -229,6 +230,7 @@ class QueryTools:
             "createdAt": row.created_at,
             "startTime": row.started_at,
             "duration": row.active_ms(self._clock.now()),
+            "lastActivity": row.last_activity(),
             "usage": row.usage,
             "metadata": row.metadata,
             "progress": row.progress,

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from opentelemetry import metrics
 
 
 @dataclass(slots=True)
-class _Figures:
+class Figures:
     calls: int = 0
     errors: int = 0
     seconds: float = 0.0
     longest: float = 0.0
 
 
-@dataclass(slots=True)
 class CallMeter:
     """Counts and times the calls of clients, by tool."""
 
-    _tools: dict[str, _Figures] = field(default_factory=dict[str, _Figures])
+    def __init__(self) -> None:
+        self._tools: dict[str, Figures] = {}
+        self._durations = metrics.get_meter("quarterdeck").create_histogram(
+            "mcp.server.operation.duration", "s", "Calls of tools by clients"
+        )
+
+    @property
+    def figures(self) -> Mapping[str, Figures]:
+        return self._tools
 
     def record(self, tool: str, seconds: float, *, failed: bool) -> None:
-        figures = self._tools.setdefault(tool, _Figures())
+        figures = self._tools.setdefault(tool, Figures())
         figures.calls += 1
         figures.errors += failed
         figures.seconds += seconds
         figures.longest = max(figures.longest, seconds)
+        attributes = {"mcp.method.name": "tools/call", "gen_ai.tool.name": tool}
+        self._durations.record(seconds, {**attributes, "error.type": "tool_error"} if failed else attributes)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Per tool: calls, errors among them, mean and longest time in milliseconds."""

@@ -15,6 +15,7 @@ from quarterdeck.storage.errors import ConflictError, DeckError, InvalidArgument
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.objects.base import ObjectInfo, ObjectStore, Stored
 
+from ..changes import nobody, tells
 from .naming import PREFIX, keys, printable
 from .sources import PathSource, Prepared, Roots, Source
 from .types import type_of
@@ -58,6 +59,7 @@ class UploadService:
     def __init__(self, store: OnFirstUse[ObjectStore], roots: Sequence[Path], clock: Clock) -> None:
         self._store = store
         self._roots = Roots(roots)
+        self.on_change: Callable[[], None] = nobody
         self._clock = clock
         self._places = Semaphore(STORED_AT_ONCE)
         self._writing: set[str] = set()  # keys that this process is about to take
@@ -66,6 +68,7 @@ class UploadService:
         """Name a file for `upload`; a relative path starts at the first root."""
         return PathSource(self._roots, path, content_type)
 
+    @tells
     async def upload(self, sources: Sequence[Source], report: Report | None = None) -> UploadResult:
         """Prepare all, then store all side by side; each one fails for itself.
 
@@ -122,7 +125,7 @@ class UploadService:
             try:
                 return await store.put(
                     key,
-                    source.chunks,
+                    source.open,
                     size=file.size,
                     name=printable(source.name),
                     content_type=content_type,
@@ -190,6 +193,7 @@ class UploadService:
         except NotFoundError:
             raise _unknown(key) from None
 
+    @tells
     async def delete(self, key: str) -> None:
         """Remove an upload for good.
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncGenerator, Callable, Sequence
-from io import FileIO
+from collections.abc import Callable, Sequence
+from io import BytesIO, FileIO
 from pathlib import Path, PurePath
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 from anyio import CapacityLimiter, to_thread
 
 from quarterdeck.storage.errors import DeckError, DeniedError, InvalidArgumentError, NotFoundError
-from quarterdeck.storage.objects.base import CHUNK_BYTES
+from quarterdeck.storage.objects.base import Reader
 
 from .naming import printable
 from .types import TYPE_BYTES
@@ -47,20 +47,18 @@ class Source(Protocol):
     content_type: str | None
 
     async def prepare(self) -> Prepared:
-        """Check that it can be read; comes before `chunks`.
+        """Check that it can be read; comes before `open`.
 
         Raises:
             DeckError: it cannot; the text is the reason.
         """
         ...
 
-    def chunks(self) -> AsyncGenerator[bytes | memoryview, None]:
-        """Yield the contents, exactly as many bytes as `prepare` found; a second call starts again.
-
-        A chunk is only valid until the next one is asked for.
+    def open(self) -> Reader:
+        """Open the contents, exactly as many bytes as `prepare` found; a second call starts again. It blocks.
 
         Raises:
-            DeckError: it cannot be read any more, or changed since.
+            DeckError: it cannot be read any more, or, while it is read: it has changed since.
         """
         ...
 
@@ -76,8 +74,8 @@ class InlineSource:
     async def prepare(self) -> Prepared:
         return Prepared(len(self._contents), self._contents[:TYPE_BYTES])
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        yield self._contents
+    def open(self) -> Reader:
+        return BytesIO(self._contents)
 
 
 class Roots:
@@ -119,7 +117,7 @@ class Roots:
         try:
             return await to_thread.run_sync(work, *args, limiter=self._threads)
         except OSError as exc:
-            raise DeckError(f"cannot be read: {exc.strerror}") from exc
+            raise _unreadable(exc) from exc
 
 
 class PathSource:
@@ -142,15 +140,9 @@ class PathSource:
         self._size, self._version = found.st_size, _version(found)
         return Prepared(self._size, start)
 
-    async def chunks(self) -> AsyncGenerator[memoryview, None]:
-        with await self._roots.run(self._roots.open, self._path) as file:
-            left = self._size
-            buffer = memoryview(bytearray(min(CHUNK_BYTES, left)))  # the same pages again and again
-            while left and (length := await self._roots.run(file.readinto, buffer[:left])):
-                left -= length
-                yield buffer[:length]
-            if left or _version(os.fstat(file.fileno())) != self._version:
-                raise DeckError("changed while it was read; upload it again when nothing writes to it")
+    def open(self) -> Reader:
+        assert self._version is not None, "prepare comes first"  # noqa: S101
+        return _Unchanging(self._roots.open(self._path), self._size, self._version)
 
 
 _Version = tuple[int, int, int, int, bool]
@@ -159,6 +151,32 @@ _Version = tuple[int, int, int, int, bool]
 def _version(found: os.stat_result) -> _Version:
     """What differs once a file was written to, replaced or deleted."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_nlink > 0
+
+
+class _Unchanging:
+    """Reads a file that must still be, and stay until its end, what it was when it was looked at."""
+
+    def __init__(self, file: FileIO, size: int, version: _Version) -> None:
+        self._file = file
+        self._left = size
+        self._version = version
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        try:
+            length = self._file.readinto(buffer[: self._left])
+            self._left -= length
+            if not length and (self._left or _version(os.fstat(self._file.fileno())) != self._version):
+                raise DeckError("changed while it was read; upload it again when nothing writes to it")
+        except OSError as exc:
+            raise _unreadable(exc) from exc
+        return length
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _unreadable(exc: OSError) -> DeckError:
+    return DeckError(f"cannot be read: {exc.strerror}")
 
 
 def _open_beneath(root: Path, parts: Sequence[str]) -> int:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
-from typing import TypeVar, TypeVarTuple
 
 from anyio import to_thread
 
 from quarterdeck.storage.errors import StorageError
-from quarterdeck.storage.objects.base import CHUNK_BYTES
+from quarterdeck.storage.objects.base import Reader
 
 from .sources import Prepared
 from .types import TYPE_BYTES
-
-T = TypeVar("T")
-Args = TypeVarTuple("Args")
 
 
 class Spool:
@@ -37,25 +32,21 @@ class Spool:
         Raises:
             StorageError: the disk is full, or fails.
         """
-        await self._run(self._append, piece)
+        await to_thread.run_sync(self._append, piece)
 
     def _append(self, piece: bytes | bytearray) -> None:
-        self._file.write(piece)
-        self._file.flush()  # a full disk shows now
-
-    def _read(self, offset: int, length: int) -> bytes:
-        with self._turn:
-            self._file.seek(offset)
-            return self._file.read(length)
-
-    async def read(self, offset: int, length: int) -> bytes:
-        """Read what was appended; comes after the last `append`. Raises StorageError: the disk fails."""
-        return await self._run(self._read, offset, length)
-
-    async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
-        """Do blocking work in a thread."""
         try:
-            return await to_thread.run_sync(work, *args)
+            self._file.write(piece)
+            self._file.flush()  # a full disk shows now
+        except OSError as exc:
+            raise _failed(exc) from exc
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Read what was appended, which blocks; comes after the last `append`. Raises StorageError: the disk fails."""
+        try:
+            with self._turn:
+                self._file.seek(offset)
+                return self._file.readinto(buffer)
         except OSError as exc:
             raise _failed(exc) from exc
 
@@ -78,9 +69,24 @@ class SpooledSource:
         self._size = size
 
     async def prepare(self) -> Prepared:
-        return Prepared(self._size, await self._spool.read(self._offset, min(self._size, TYPE_BYTES)))
+        start = bytearray(min(self._size, TYPE_BYTES))
+        length = await to_thread.run_sync(self.open().readinto, memoryview(start))
+        return Prepared(self._size, bytes(start[:length]))
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        end = self._offset + self._size
-        for start in range(self._offset, end, CHUNK_BYTES):
-            yield await self._spool.read(start, min(CHUNK_BYTES, end - start))
+    def open(self) -> Reader:
+        return _SpoolReader(self._spool, self._offset, self._size)
+
+
+class _SpoolReader:
+    def __init__(self, spool: Spool, offset: int, size: int) -> None:
+        self._spool = spool
+        self._at = offset
+        self._end = offset + size
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        length = self._spool.readinto(self._at, buffer[: self._end - self._at])
+        self._at += length
+        return length
+
+    def close(self) -> None:
+        """The spool is the request's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -25,6 +25,7 @@ from quarterdeck.storage.vectors.base import (
     VectorStore,
     WishedIndex,
 )
+from quarterdeck.tools.changes import nobody, tells
 from quarterdeck.tools.memory.checks import milliseconds
 
 from .embedders.base import Embedder
@@ -75,7 +76,9 @@ class VectorService:
         self._embedders = embedders
         self._clock = clock
         self._others = others
+        self.on_change: Callable[[], None] = nobody
 
+    @tells
     async def create(
         self,
         name: str,
@@ -145,11 +148,13 @@ class VectorService:
         store, info = await self._find(name)
         return await store.inspect(info.name)
 
+    @tells
     async def optimize(self, name: str) -> CollectionState:
         """Build the collection's index anew and return how it is then."""
         store, info = await self._find(name)
         return await store.optimize(info.name)
 
+    @tells
     async def reembed(self, name: str, embedder: str | None, report: Report) -> CollectionInfo:
         """Embed the texts of a collection anew, by the named embedder or the default one, and return what it is then.
 
@@ -164,6 +169,7 @@ class VectorService:
         store, info = await self._find(name)
         return await store.count(info.name)
 
+    @tells
     async def drop(self, name: str) -> int:
         """Remove a collection and return how many points it had."""
         store, info = await self._find(name)
@@ -171,6 +177,7 @@ class VectorService:
             await store.drop(successor_of(info.name))
         return await store.drop(info.name)
 
+    @tells
     async def upsert(self, name: str, points: Sequence[NewPoint]) -> int:
         """Add or replace points, all of them or none, and return how many. A missing collection is made with them.
 
@@ -209,6 +216,7 @@ class VectorService:
             )
         return embedder
 
+    @tells
     async def put(
         self, name: str, points: Sequence[NewPoint], *, dimension: int, metric: Metric, embedder: str | None
     ) -> int:
@@ -251,11 +259,13 @@ class VectorService:
         store, info = await self._find(name)
         return await store.page(info.name, limit=limit, after=after)
 
+    @tells
     async def delete(self, name: str, ids: Sequence[str]) -> int:
         """Remove points and return how many there were."""
         store, info = await self._find(name)
         return await store.delete(info.name, ids)
 
+    @tells
     async def delete_where(self, name: str, where: Mapping[str, Any]) -> int:
         """Remove the points whose payload matches and return how many there were.
 

@@ -106,7 +106,8 @@ class Place:
 @asynccontextmanager
 async def place(folder: Path) -> AsyncGenerator[Place]:
     """A supervisor; all agents that are started there end with it."""
-    children = Supervisor(processes.identify(os.getpid())) if is_supported() else Subprocesses()
+    owner = processes.identify(os.getpid())
+    children = Supervisor(owner) if is_supported() else Subprocesses(owner)
     here = Place(folder, children)
     try:
         yield here

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from quarterdeck.storage.runs.base import ProcessId
+
+from .. import processes
+
 PASSED_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 """What every worker gets of the server's environment: nothing secret, nothing that changes what it does."""
 
 LOGIN_ENVIRONMENT = ("HOME", "USER", "LOGNAME", "SHELL")
 """What programs of the user's own find their login and their settings by."""
+
+if sys.platform == "win32":  # where hardly a program starts without these
+    PASSED_ENVIRONMENT += ("TEMP", "TMP", "PATHEXT", "COMSPEC")
+    LOGIN_ENVIRONMENT += ("USERPROFILE", "USERNAME", "APPDATA", "LOCALAPPDATA", "HOMEDRIVE", "HOMEPATH")
 
 STDERR_LIMIT = 1 << 16  # bytes of stderr held at a time
 
@@ -87,7 +96,15 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 class Subprocesses:
-    """One new interpreter for each, where there is no supervisor. What loses its parent is out of our reach."""
+    """One new interpreter for each, where there is no supervisor (macOS, Windows).
+
+    What loses its parent is out of the reach of pause and terminate; it is ended with the server, by its mark, or at
+    the start of the next one.
+    """
+
+    def __init__(self, owner: ProcessId) -> None:
+        """`owner` is this server; whatever it causes to run is marked as its own (processes.mark)."""
+        self._owner = owner
 
     async def start(self, order: Order, *, limit: int) -> Child:
         """See Children.start."""
@@ -99,8 +116,10 @@ class Subprocesses:
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
-            env=harmless_environment(),
-            start_new_session=True,  # a terminal's ^C is for the server, which ends its agents in order
+            env={**harmless_environment(), **processes.mark(self._owner)},
+            # A terminal's ^C is for the server, which ends its agents in order; Windows knows groups, not sessions.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         assert pipes.stdin is not None  # noqa: S101  all three are pipes
         assert pipes.stdout is not None  # noqa: S101
@@ -113,7 +132,8 @@ class Subprocesses:
         """Nothing to prepare."""
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """End what its agents have left behind."""
+        await processes.end_marked(self._owner)
 
 
 class _Pipes(asyncio.subprocess.SubprocessStreamProtocol):

@@ -161,9 +161,7 @@ class Supervisor:
     async def _clear(self, link: _Link) -> None:
         """End what has survived a supervisor: its workers die with it, but not their children."""
         await self._until_ended(link)
-        while left := processes.marked(self._owner):
-            for process in left:
-                await processes.end(process, grace=0)
+        await processes.end_marked(self._owner)
         self._clearing = None
         for life in link.lives.values():
             life.cleared.set_result(None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import psutil
 
+from quarterdeck.storage.runs.base import ProcessId
+
 from .. import processes
 from .base import Outcome, Usage
 
@@ -41,6 +43,12 @@ async def resume(root: psutil.Process) -> Outcome:
         "lossless": True,
         "observed": {"pids": [member.pid for member in processes.tree(root)], "state": "running"},
     }
+
+
+def usage_of(process: ProcessId | None) -> Usage | None:
+    """What the tree below that process uses, whichever server started it; None if it does not run on this machine."""
+    root = processes.find(process) if process is not None else None
+    return usage(root) if root is not None else None
 
 
 def usage(root: psutil.Process) -> Usage:

@@ -32,6 +32,8 @@ def launch(order: dict[str, Any]) -> int:
     if "command" not in order:
         return run_builtin(order["type"])
     try:
+        if sys.platform == "win32":
+            return _run(order)
         _become(order)
     except (OSError, ValueError) as exc:
         print(f"cannot run {order['command'][0]!r}: {exc}", file=sys.stderr)  # noqa: T201  the server reports it
@@ -45,9 +47,33 @@ def _become(order: dict[str, Any]) -> None:
         number = getattr(resource, name)
         _, most = resource.getrlimit(number)
         value = limit if most == resource.RLIM_INFINITY else min(limit, most)
-        resource.setrlimit(number, (value, value))
+        try:
+            resource.setrlimit(number, (value, value))
+        except (OSError, ValueError) as exc:  # macOS takes no limit of address space
+            raise OSError(f"this system does not take {name} {value}: {exc}") from exc
     os.chdir(order["cwd"])
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and an ignored signal stays ignored
         signal.signal(number, signal.SIG_DFL)
+    os.execvpe(order["command"][0], order["command"], _environment(order))  # noqa: S606  no shell: that is the point
+
+
+def _run(order: dict[str, Any]) -> int:
+    """Windows, where no process becomes another program: run it as a child, which what ends this tree reaches."""
+    import subprocess
+
+    if order["limits"]:
+        raise OSError("this system has no limits of memory and open files for a process")
+    return subprocess.run(
+        order["command"],
+        cwd=order["cwd"],
+        env=_environment(order),
+        stdin=sys.stdin,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        check=False,
+    ).returncode
+
+
+def _environment(order: dict[str, Any]) -> dict[str, str]:
     mark = {MARK: os.environ[MARK]} if MARK in os.environ else {}
-    os.execvpe(order["command"][0], order["command"], {**order["env"], **mark})  # noqa: S606  no shell: that is the point
+    return {**order["env"], **mark}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from ..base import AgentDiedError, AgentSpec
@@ -78,7 +79,7 @@ def find_program(kind: ClaudeType, sdk: Path) -> Path:
     """
     if kind.command is not None:
         return kind.command.expanduser().absolute()
-    bundled = sdk / "_bundled" / ("claude.exe" if os.name == "nt" else "claude")
+    bundled = sdk / "_bundled" / ("claude.exe" if sys.platform == "win32" else "claude")
     on_path = shutil.which("claude")
     found = bundled if bundled.is_file() else Path(on_path) if on_path else None
     if found is None:

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from quarterdeck.server import multipart
-from quarterdeck.server.multipart import read_form
+from quarterdeck.server.web import multipart
+from quarterdeck.server.web.multipart import read_form
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.tools.uploads import service
 from quarterdeck.tools.uploads.spool import Spool
@@ -65,7 +65,8 @@ async def read(
         files: Read = []
         for source in form.files:
             size, start = await source.prepare()
-            contents = b"".join([chunk async for chunk in source.chunks()])
+            buffer = bytearray(size + 1)
+            contents = bytes(buffer[: source.open().readinto(memoryview(buffer))])
             assert (size, start) == (len(contents), contents[:4096])
             files.append((source.name, source.content_type, contents))
         return files, form.index

@@ -12,12 +12,11 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError
-from quarterdeck.storage.objects.base import CHUNK_BYTES
 from quarterdeck.tools.uploads.service import MAX_FILE_BYTES, MAX_FILES
 from quarterdeck.tools.uploads.spool import Spool, SpooledSource
 from quarterdeck.tools.uploads.types import TYPE_CHARACTERS, TYPE_PATTERN, UNKNOWN_TYPE
 
-BODY_BYTES = MAX_FILES * MAX_FILE_BYTES + CHUNK_BYTES  # and what stands around the files
+BODY_BYTES = MAX_FILES * MAX_FILE_BYTES + (1 << 20)  # and what stands around the files
 FIELD_BYTES = 1024
 PENDING_BYTES = 256 << 10  # that wait for being spooled: each request has so many
 IDLE_SECONDS = 60.0  # without a byte; then the client is taken for gone
