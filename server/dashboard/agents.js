@@ -5,7 +5,7 @@ import { html } from "./html.js";
 import { useAnswer, useDeck } from "./deck.js";
 import { bytes, count, dollars, duration, percent, UNKNOWN } from "./format.js";
 import {
-  Badge, Cell, Confirm, Dialog, Elapsed, Empty, Facts, Moment, Pager, reasonOf, Stale, Table, usePages, Waiting,
+  Badge, Cell, Confirm, Dialog, Elapsed, Empty, Facts, Moment, PAGE, Pager, reasonOf, Stale, Table, usePages, Waiting,
 } from "./parts.js";
 import { eventEntry, Timeline } from "./timeline.js";
 import { tell } from "./messages.js";
@@ -24,6 +24,7 @@ export function Agents({ id, open }) {
   const answer = useAnswer(
     ["agents"],
     (deck) => deck.call("agents_list", {
+      limit: PAGE,
       ...(filter === "all" ? { includeHistory: true } : filter === "live" ? {} : { status: filter }),
       ...(pages.cursor ? { cursor: pages.cursor } : {}),
     }),

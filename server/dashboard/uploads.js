@@ -4,7 +4,7 @@ import { useRef, useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 import { useAnswer, useDeck } from "./deck.js";
 import { bytes, percent, plural, shorten } from "./format.js";
-import { Cell, Confirm, Dialog, Empty, Json, Moment, Pager, reasonOf, Stale, Table, usePages, Waiting } from "./parts.js";
+import { Cell, Confirm, Dialog, Empty, Json, Moment, PAGE, Pager, reasonOf, Stale, Table, usePages, Waiting } from "./parts.js";
 import { tell } from "./messages.js";
 
 const COLUMNS = [["Name"], ["Type"], ["Size", "number"], ["Uploaded"], ["SHA-256"], ["Actions"]];
@@ -17,7 +17,7 @@ export function Uploads() {
   const pages = usePages([]);
   const answer = useAnswer(
     ["uploads"],
-    (deck) => deck.call("uploads", { action: "list", ...(pages.cursor ? { cursor: pages.cursor } : {}) }),
+    (deck) => deck.call("uploads", { action: "list", limit: PAGE, ...(pages.cursor ? { cursor: pages.cursor } : {}) }),
     [pages.cursor],
   );
   const { data } = answer;
