@@ -21,7 +21,7 @@ _EXPORT_DEFAULT = re.compile(r"export default function")
 @cache
 def app_page() -> str:
     """index.html with its style sheet and script inside."""
-    folder = files(__package__)
+    folder = files(__name__.rpartition(".")[0])
     page = _read(folder, "index.html")
     style, script = _read(folder, "deck.css"), link(folder, "main.js")
     for tag, content in {

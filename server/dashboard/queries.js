@@ -79,7 +79,7 @@ function Row({ query, at, skew, open }) {
         ${query.error && html`<span class="sub bad-text" title=${query.error}>${shorten(query.error, 80)}</span>`}
       <//>
       <${Cell} label="Status"><${Badge} status=${query.status} /><//>
-      <${Cell} label="Model">${query.model ?? html`<span class="faint">${UNKNOWN}</span>`}<//>
+      <${Cell} label="Model" kind="name"><span title=${query.model}>${query.model ?? UNKNOWN}</span><//>
       <${Cell} label="Duration" kind="number">
         <${Elapsed} ms=${query.duration} at=${at} running=${query.status === "running" || query.status === "pausing"} />
       <//>

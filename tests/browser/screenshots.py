@@ -7,13 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, ViewportSize, expect
 
 from .chromium import chromium
 from .scene import scene
 from .views import VIEWS, furnish, show
 
-DESK, PHONE = {"width": 1240, "height": 620}, {"width": 390, "height": 760}
+DESK, PHONE = ViewportSize(width=1240, height=620), ViewportSize(width=390, height=760)
 
 
 async def take(folder: Path) -> None:
@@ -27,11 +27,14 @@ async def take(folder: Path) -> None:
                 await page.goto(deck.url)
                 for view in VIEWS:
                     await show(page, view)
+                    if view == "agents":
+                        await expect(page.locator('[data-label="CPU"]').first).to_contain_text("%")
                     if view == "vectors":
                         await page.get_by_label("Collection").first.select_option("pilot-book")
                         await page.get_by_label("What to search for").fill("where does the harbour pilot board")
                         await page.get_by_role("button", name="Search").click()
                         await expect(page.get_by_label("Found")).to_be_visible()
+                        await expect(page.get_by_text("of searches answered by it")).to_be_visible()
                     await snap(page, folder / f"{view}-{scheme}.png")
                 await show(page, "queries")
                 await page.get_by_role("link", name="survey-south").click()
