@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 import { useDeck } from "./deck.js";
 import { Confirm, Dialog } from "./parts.js";
-import { plural, shorten } from "./format.js";
+import { details, plural, shorten } from "./format.js";
 import { tell } from "./messages.js";
 
 const MODELS = ["small", "medium", "large"];
@@ -20,9 +20,9 @@ export function observation(outcome) {
   const { observed, level, lossless, effectiveAt } = outcome;
   const parts = [];
   if (level) parts.push(level);
-  if (lossless === false) parts.push("the present turn is lost");
+  if (level && lossless === false) parts.push("what was at work is lost");
   if (observed?.pids) parts.push(`${plural(observed.pids.length, "process", "processes")} ${observed.state}`);
-  else if (observed) parts.push(shorten(JSON.stringify(observed), 120));
+  else if (observed) parts.push(shorten(details(observed), 120));
   if (effectiveAt && effectiveAt !== "now") parts.push(`takes effect at the ${effectiveAt.replace("_", " ")}`);
   return parts.join(", ");
 }
@@ -61,7 +61,7 @@ export function QueryControls({ query }) {
   const stands = query.status === "paused" || query.status === "pausing" || query.status === "interrupted";
   const first = stands ? "resume" : "pause";
   const box = useFocusKept(ENDED.includes(query.status));
-  if (ENDED.includes(query.status)) return html`<span class="actions" ref=${box} tabindex="-1" aria-label="No actions: it has ended"></span>`;
+  if (ENDED.includes(query.status)) return html`<span class="actions" ref=${box} tabindex="-1" role="group" aria-label="No actions: it has ended"></span>`;
   const off = deck.readOnly || deck.phase !== "live";
   const button = (action, label, kind, run) => html`
     <button type="button" key=${kind} class=${kind} aria-disabled=${off || asked !== null} aria-busy=${asked === action}

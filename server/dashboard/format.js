@@ -67,3 +67,8 @@ export function json(value) {
 export function shorten(text, length = 160) {
   return text.length > length ? `${text.slice(0, length - 1)}…` : text;
 }
+
+// "name: value, …" of an object.
+export function details(of, between = ", ") {
+  return Object.entries(of).map(([name, value]) => `${name}: ${json(value)}`).join(between);
+}

@@ -2,7 +2,7 @@
 // No events come this way: what is shown is asked for again while it can be seen.
 
 import { Refusal, Unreachable } from "./errors.js";
-import { parseExact, plainCopy } from "./exact.js";
+import { parseExact, parseReport, plainCopy } from "./exact.js";
 
 const PROTOCOL = "2026-01-26";
 const BUSY = 2500; // ms between two looks at agents and queries ...
@@ -60,7 +60,7 @@ export class HostTransport {
 
   async report(kind, id) {
     const { contents } = await this.#request("resources/read", { uri: `${kind}://${id}` });
-    return JSON.parse(contents[0].text);
+    return parseReport(contents[0].text);
   }
 
   async upload(files, onProgress) {

@@ -17,7 +17,13 @@ export function Memory({ id, open }) {
   const query = useSettled(words.trim());
   const spaces = useAnswer(["memory"], (deck) => deck.call("memory_usage", { action: "namespaces", limit: 500 }), []);
   const known = spaces.data?.namespaces ?? [];
-  const namespace = id ?? (known.some((space) => space.namespace === "default") ? "default" : known[0]?.namespace) ?? "default";
+  const [first, setFirst] = useState(null); // chosen once: it stays when its last entry goes
+  useEffect(() => {
+    if (spaces.data && first === null) {
+      setFirst(known.some((space) => space.namespace === "default") ? "default" : (known[0]?.namespace ?? "default"));
+    }
+  }, [spaces.data]);
+  const namespace = id ?? first ?? "default";
   const pages = usePages([namespace, query]);
   const entries = useAnswer(
     ["memory"],
@@ -26,7 +32,7 @@ export function Memory({ id, open }) {
       namespace,
       ...(query ? { query } : {}),
       ...(pages.cursor ? { cursor: pages.cursor } : {}),
-    }),
+    }, { exact: true }),
     [namespace, query, pages.cursor],
   );
   const off = deck.readOnly || deck.phase !== "live";

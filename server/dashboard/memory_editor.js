@@ -65,7 +65,7 @@ export function MemoryEditor({ namespace, entryKey, off, onRestore, onClose }) {
           ${entryKey === undefined && html`
             <label>Key <input required value=${key} onInput=${(event) => setKey(event.target.value)} autofocus /></label>`}
           <label>Value, as JSON
-            <textarea rows="12" spellcheck="false" value=${text} readonly=${off} disabled=${kept === null}
+            <textarea rows="12" spellcheck=${false} value=${text} readonly=${off} disabled=${kept === null}
               onInput=${(event) => setText(event.target.value)}></textarea>
           </label>
           <label>Seconds to live from now (0: for ever; empty: as the deck is set)

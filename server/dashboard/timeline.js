@@ -1,11 +1,11 @@
 // What happened, in the order of time.
 
 import { html } from "./html.js";
+import { details } from "./format.js";
 import { Moment } from "./parts.js";
 
 export function eventEntry({ at, event, queryId, ...data }) {
-  const text = Object.entries(data).map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`);
-  return { at, title: event.replaceAll("_", " "), text: text.join(" · "), queryId };
+  return { at, title: event.replaceAll("_", " "), text: details(data, " · "), queryId };
 }
 
 export function Timeline({ entries }) {

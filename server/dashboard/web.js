@@ -1,7 +1,7 @@
 // The deck over HTTP: calls by fetch, changes by server-sent events.
 
 import { Refusal, Unreachable } from "./errors.js";
-import { parseExact } from "./exact.js";
+import { parseExact, parseReport } from "./exact.js";
 
 const TOKEN = "quarterdeck-token";
 const SILENCE = 40_000; // ms without even the server's ping: the connection is dead
@@ -60,7 +60,7 @@ export class WebTransport {
   // All that is known of one agent or query.
   async report(kind, id) {
     const folder = kind === "agent" ? "agents" : "queries";
-    return this.#answer(await this.#fetch(`api/${folder}/${encodeURIComponent(id)}`, {}), JSON.parse);
+    return this.#answer(await this.#fetch(`api/${folder}/${encodeURIComponent(id)}`, {}), parseReport);
   }
 
   // fetch tells nothing of an upload's progress: XMLHttpRequest does.

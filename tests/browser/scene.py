@@ -16,7 +16,10 @@ from tests.servers.http import HttpServer, http_server
 
 Json = dict[str, Any]
 SURVEYOR = [sys.executable, "-I", "-u", str(Path(__file__).with_name("surveyor.py"))]
-TYPES = {"surveyor": {"protocol": "jsonl", "command": SURVEYOR}}
+TYPES = {
+    "surveyor": {"protocol": "jsonl", "command": SURVEYOR},
+    "pump": {"command": [sys.executable, "-I", "-c", "import time; time.sleep(600)"]},
+}
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """An agent type for the pages under test: works in steps, tells how far it is and what it has used, follows set_model.
 
 The prompt is JSON: {"steps": number, "pause": seconds of each, "fail": text?}. It stands between two steps while it is
-held, and writes nothing anywhere.
+held. It does not listen to `cancel`: to terminate it takes the end of its process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import threading
 from typing import Any
 
 released = threading.Event()
-cancelled: set[str] = set()
 model = ["small-1"]
 pace = threading.Event()  # never set: a wait on it is a sleep
 
@@ -29,9 +28,6 @@ def work(task: str, steps: int, pause: float, fail: str | None) -> None:
             say(type="held", id=task)
             released.wait()
             say(type="released", id=task)
-        if task in cancelled:
-            say(type="cancelled", id=task)
-            return
         if model[0] != said:
             said = model[0]
             say(type="model", id=task, model=said)
@@ -61,10 +57,10 @@ def main() -> None:
                 released.set()
             case "set_model":
                 model[0] = message["model"]
-            case "cancel":
-                cancelled.add(message["id"])
-            case _:
+            case "stop":
                 return
+            case _:
+                pass
 
 
 if __name__ == "__main__":

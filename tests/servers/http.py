@@ -37,7 +37,7 @@ class HttpServer:
             found = re.search(r"serving (http://\S+:\d+)\"", self.stderr.read_text(encoding="utf-8"))
             return found[1] if found else None
 
-        await until(served)
+        await until(served, 60)  # a machine may be busy
         url = served()
         assert url is not None
         return url
