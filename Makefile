@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := .dev/minilm
 HOST := .dev/browser/host.js
+CLIENTS := tests/clients/node_modules/.package-lock.json
+MCPB := npx --yes @anthropic-ai/mcpb@2.1.2
 
-.PHONY: setup setup-browser screenshots demo test test-all check bench bench-vectors clean
+.PHONY: setup setup-browser screenshots demo clients test test-all conformance check bench bench-vectors mcpb clean
 
 setup: $(STAMP)
 
@@ -45,11 +47,22 @@ screenshots: setup-browser
 demo: setup $(MODEL)
 	QUARTERDECK_EMBEDDER="$${QUARTERDECK_EMBEDDER:-semantic@$(CURDIR)/$(MODEL)}" $(BIN)/quarterdeck demo
 
-test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+# MCP clients and the protocol's conformance suites from npm (1 GB); needs node 20 or newer.
+clients: $(CLIENTS)
 
-test-all: test setup-browser
+$(CLIENTS): tests/clients/package.json tests/clients/package-lock.json
+	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $(CLIENTS)
+
+# The tests of a file stay in one process, which starts each real server that they need once.
+test: setup
+	$(BIN)/python -m pytest -m 'not slow' -n logical --maxprocesses 4 --dist loadfile
+
+test-all: test setup-browser clients
 	$(BIN)/python -m pytest -m slow
+
+conformance: setup clients
+	$(BIN)/python -m pytest tests/clients/test_conformance.py
 
 check: setup
 	$(BIN)/ruff check .
@@ -64,5 +77,13 @@ bench: setup
 bench-vectors: setup
 	$(BIN)/python -m tests.bench --only vectors $(ARGS)
 
+# A bundle for Claude Desktop and others that install by a click; needs node and, the first time, the network.
+mcpb: setup
+	rm -rf build/mcpb
+	mkdir -p build/mcpb dist
+	git ls-files --cached --others --exclude-standard manifest.json pyproject.toml README.md LICENSE server tools storage | tar -cf - -T - | tar -xf - -C build/mcpb
+	$(MCPB) validate build/mcpb/manifest.json
+	$(MCPB) pack build/mcpb dist/quarterdeck.mcpb
+
 clean:
-	rm -rf $(VENV) .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) tests/clients/node_modules .dev .bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

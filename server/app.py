@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,15 +20,22 @@ from mcp_types import (
     Completion,
     CompletionArgument,
     CompletionContext,
+    GetPromptResult,
     InputRequiredResult,
+    Prompt,
     PromptReference,
     ResourceTemplate,
     ResourceTemplateReference,
 )
 from pydantic import AnyUrl
 
+from quarterdeck.tools.memory.resource import MemoryResource
+from quarterdeck.tools.uploads.resource import UploadResource
+from quarterdeck.tools.vectors.completion import collections_beginning
+
 from .chat_page import chat_page, opening
 from .deck import Deck
+from .prompts import Prompts
 from .resources import MemoryResources
 from .run_resources import RunResources
 from .upload_resources import UploadResources
@@ -47,6 +55,14 @@ class DeckServer(MCPServer[None]):
         self._memory = MemoryResources(deck.memory, bus)
         self._uploads = UploadResources(deck.uploads)
         self._runs = RunResources(deck.reports)
+        self._prompts = Prompts(
+            deck.types,
+            {
+                "document": UploadResource(deck.uploads).keys,
+                "namespace": MemoryResource(deck.memory).namespaces,
+                "collection": partial(collections_beginning, deck.vectors),
+            },
+        )
         super().__init__(
             "quarterdeck",
             title="Quarterdeck",
@@ -81,6 +97,23 @@ class DeckServer(MCPServer[None]):
             self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
             self._memory.watch.look_soon()  # what the call wrote
 
+    async def list_prompts(self) -> list[Prompt]:
+        """Plans of work for a person to choose from."""
+        return self._prompts.list()
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[None, Any] | None = None,  # noqa: ARG002  the SDK passes it
+    ) -> GetPromptResult:
+        """One plan, written out.
+
+        Raises:
+            MCPError: there is no such prompt, or an argument cannot be used.
+        """
+        return self._prompts.get(name, arguments or {})
+
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """The templates; of what they stand for, `resources/list` has nothing, since tools list what there is."""
         others = await super().list_resource_templates()
@@ -108,12 +141,14 @@ class DeckServer(MCPServer[None]):
         argument: CompletionArgument,
         context: CompletionContext | None,
     ) -> Completion:
+        if isinstance(ref, PromptReference):
+            return await self._prompts.complete(ref.name, argument)
         for resources in (self._memory, self._uploads):
-            if isinstance(ref, ResourceTemplateReference) and ref.uri == resources.template.uri_template:
+            if ref.uri == resources.template.uri_template:
                 return await resources.complete(argument, context)
         raise MCPError(
             INVALID_PARAMS,
-            f"ref: only the resource templates {self._memory.template.uri_template} and "
+            f"ref: only prompts and the resource templates {self._memory.template.uri_template} and "
             f"{self._uploads.template.uri_template} have completions",
         )
 

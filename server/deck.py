@@ -24,7 +24,7 @@ from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import MemoryStore
 from quarterdeck.storage.objects.base import ObjectStore
 from quarterdeck.storage.vectors.cache_report import cache_report
-from quarterdeck.tools.agents.builtin.catalogue import CREWS
+from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.agents.telemetry import RunTelemetry
 from quarterdeck.tools.agents.tool import AgentTools, agent_tools
 from quarterdeck.tools.contract import DeckTool, NoClient
@@ -84,6 +84,8 @@ class Deck:
     memory: MemoryService
     uploads: UploadService
     ingest: Ingest
+    vectors: VectorService
+    types: Sequence[str]  # of agents that can be spawned
     reports: Mapping[str, Callable[[str], Awaitable[Mapping[str, Any]]]]  # all that is known of an `agent`, a `query`
     changes: ChangeFeed
     telemetry: RunTelemetry
@@ -233,7 +235,22 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.callback(heartbeat.cancel)
         reports = {"agent": agents_face.report, "query": queries_face.report}
         changes = ChangeFeed(runs, board)
-        yield Deck(settings, data_dir, clock, tools, meter, memory, uploads, ingest, reports, changes, agents.telemetry)
+        types = [*TYPES, *own]
+        yield Deck(
+            settings=settings,
+            data_dir=data_dir,
+            clock=clock,
+            tools=tools,
+            meter=meter,
+            memory=memory,
+            uploads=uploads,
+            ingest=ingest,
+            vectors=vectors,
+            types=types,
+            reports=reports,
+            changes=changes,
+            telemetry=agents.telemetry,
+        )
 
 
 async def _beat(jobs: Sequence[tuple[int, Callable[[], Awaitable[object]]]]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,16 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.qdrant import QdrantShim
 from tests.servers.seaweed import SeaweedServer
 from tests.servers.valkey import ValkeyServer
+
+MEMORY = Path("/dev/shm")  # noqa: S108  Linux' file system in memory
+NEEDED = 4 << 30  # bytes free there
+
+
+def pytest_configure() -> None:
+    """Keep what tests write in memory where there is room for it: no test cuts the power, and most of the time of many
+    went by waiting for a disk to sync. `TMPDIR=/tmp make test` uses the disk."""
+    if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > NEEDED:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
 import anyio
 import pytest
@@ -15,6 +20,7 @@ from quarterdeck.tools.agents.builtin.catalogue import CREWS, TYPES
 from quarterdeck.tools.queries.rules import FIELDS, SHIPPED
 
 README = Path(__file__).parent.parent / "README.md"
+INSTALLED = {"command": "quarterdeck", "args": ["serve"]}  # by name: links know no paths
 SHOWN_DEFAULTS = {
     "data_dir": "the user's data folder",
     "agents": "none",
@@ -85,7 +91,20 @@ def fields_table() -> str:
     return "\n".join(["| field | is |", "| --- | --- |", *rows])
 
 
+def buttons() -> str:
+    """Links that Cursor and VS Code document for installing a server."""
+    config = json.dumps(INSTALLED, separators=(",", ":"))
+    cursor = f"https://cursor.com/en/install-mcp?name=quarterdeck&config={base64.b64encode(config.encode()).decode()}"
+    code = f"https://insiders.vscode.dev/redirect/mcp/install?name=quarterdeck&config={quote(config)}"
+    badge = "https://img.shields.io/badge/VS_Code-Install_Quarterdeck-0098FF"
+    return (
+        f"[![Add to Cursor](https://cursor.com/deeplink/mcp-install-dark.svg)]({cursor})\n"
+        f"[![Install in VS Code]({badge})]({code})"
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "buttons": buttons,
     "tools": tools_table,
     "types": types_table,
     "rules": rules_table,
@@ -103,6 +122,36 @@ def written(name: str, text: str) -> str:
 @pytest.mark.parametrize("name", TABLES)
 def test_the_table_is_what_the_code_says(name: str) -> None:
     assert written(name, README.read_text(encoding="utf-8")) == TABLES[name](), "run python -m tests.test_readme"
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def started(server: dict[str, Any]) -> tuple[str, list[str]]:
+    return Path(server["command"]).name, server["args"]
+
+
+def test_what_is_added_to_clients_is_valid_and_names_the_command() -> None:
+    """That it starts, tests/server/test_packaging.py shows."""
+    servers = [
+        servers["quarterdeck"]
+        for snippet in map(json.loads, snippets("json"))
+        if (servers := snippet.get("mcpServers") or snippet.get("servers"))
+    ]
+    tables = [tomllib.loads(snippet) for snippet in snippets("toml")]
+    servers += [table["mcp_servers"]["quarterdeck"] for table in tables if "mcp_servers" in table]
+    assert [started(server) for server in servers] == [("quarterdeck", ["serve"])] * 3
+    text = README.read_text(encoding="utf-8")
+    commands = re.findall(r"^    (?:claude|codex) mcp add quarterdeck -- (.*)$", text, re.MULTILINE)
+    assert commands == ['"$PWD/.venv/bin/quarterdeck" serve'] * 2
+
+
+def test_the_buttons_install_the_same() -> None:
+    urls: list[str] = re.findall(r"\]\((https://[^)]*config[^)]*)\)", buttons())
+    cursor, code = (parse_qs(urlsplit(url).query) for url in urls)
+    assert cursor["name"] == code["name"] == ["quarterdeck"]
+    assert json.loads(base64.b64decode(cursor["config"][0])) == json.loads(code["config"][0]) == INSTALLED
 
 
 def test_every_setting_and_target_that_is_named_exists() -> None:
@@ -124,6 +173,13 @@ def test_every_link_and_test_that_is_named_exists() -> None:
     tests = set(re.findall(r"`(tests/[^`]*)`", text))
     assert len(tests) > 20
     assert not [test for test in tests if not (README.parent / test).exists()]
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    text = (README.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:server|tools|storage|tests|examples)/[\w/.]*)`", text))
+    assert len(named) > 20
+    assert not [path for path in named if not (README.parent / path).exists()]
 
 
 def test_the_page_on_flags_names_every_flag_and_no_other() -> None:

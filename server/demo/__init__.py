@@ -13,13 +13,12 @@ from quarterdeck.storage.errors import DeckError
 from ..client import DeckClient
 from ..config import load_settings
 from ..embedders import LEXICAL
-from .documents import Document, folder_documents, package_documents
+from .documents import Document, folder_documents, package_documents, shortest
 from .embedder import usable_embedder
 from .report import Report
 from .steps import Demo
 
 INTERRUPTED = 130  # what shells answer for ^C
-FEW = 7  # documents; a sentence model on a processor takes seconds for each
 
 
 def run_demo(folder: Path | None) -> int:
@@ -41,13 +40,12 @@ def run_demo(folder: Path | None) -> int:
 async def _run(documents: Sequence[Document], data_dir: Path, report: Report) -> int:
     embedder, about = await usable_embedder(load_settings(), data_dir)
     report.say(f"Searches {about}")
-    if embedder != LEXICAL:
-        documents = documents[:FEW]
+    indexed = documents if embedder == LEXICAL else shortest(documents)
     environment = {"QUARTERDECK_UPLOAD_ROOTS": str(documents[0].path.parent), "QUARTERDECK_EMBEDDER": embedder}
     deck = DeckClient(data_dir, environment=environment)
     async with AsyncExitStack() as stack:
         stack.push_async_exit(deck)  # the first step starts it
-        for title, step in Demo(deck, documents, report).steps:
+        for title, step in Demo(deck, documents, indexed, report).steps:
             with report.step(title) as row:
                 row.done = await step()
             if row.failure:

@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
+from itertools import accumulate
 from pathlib import Path
 
 from quarterdeck.storage.errors import DeckError
 
 MOST = 20  # what one `upload` takes
 PACKAGE_BYTES = 80_000  # longer descriptions are mostly change logs
+SHORT_BYTES = 5_000
+MODEL_BYTES = 25_000  # in all: a sentence model makes some 20 vectors of 1 KB in seconds
 FILE_BYTES = 1 << 20
 
 SUFFIXES = {"text/markdown": ".md", "text/plain": ".txt"}  # else reStructuredText, as the packaging standard says
@@ -53,7 +56,8 @@ class Question:
 
 
 def package_documents(folder: Path) -> list[Document]:
-    """Write the descriptions of installed packages into `folder`: the 20 longest of up to 80 KB, by name.
+    """Write the descriptions of installed packages into `folder`: the ten longest of up to 80 KB and the ten longest of
+    up to 5 KB, by name.
 
     Raises:
         DeckError: no package brings one.
@@ -63,7 +67,9 @@ def package_documents(folder: Path) -> list[Document]:
         if described := _description(distribution):
             name, text = described
             found.setdefault(name, text)
-    chosen = sorted(found, key=lambda name: (-len(found[name]), name))[:MOST]
+    longest = sorted(found, key=lambda name: (-len(found[name]), name))
+    short = [name for name in longest[MOST // 2 :] if len(found[name]) <= SHORT_BYTES]
+    chosen = longest[: MOST // 2] + short[: MOST // 2]
     documents = [Document(folder / name, found[name]) for name in sorted(chosen)]
     if not documents:
         raise DeckError("the installed packages bring no descriptions: name a folder of texts")
@@ -85,6 +91,13 @@ def _description(distribution: Distribution) -> tuple[str, bytes] | None:
         return None
     content_type = str(message.get("Description-Content-Type", "")).partition(";")[0].strip().lower()
     return message["Name"].lower() + SUFFIXES.get(content_type, ".rst"), contents
+
+
+def shortest(documents: Sequence[Document]) -> list[Document]:
+    """Those of which a sentence model makes vectors in seconds, at least one."""
+    ordered = sorted(documents, key=lambda document: len(document.contents))
+    sizes = accumulate(len(document.contents) for document in ordered)
+    return [document for document, size in zip(ordered, sizes, strict=True) if size <= MODEL_BYTES] or ordered[:1]
 
 
 def folder_documents(folder: Path) -> list[Document]:

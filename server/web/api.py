@@ -27,6 +27,8 @@ from .multipart import read_form
 Arguments = dict[str, Any]
 CHUNK_BYTES = 1 << 20  # of a download, held at once
 
+PIECE_BYTES = 1 << 20  # of a download: so many are read at once
+
 UPLOAD_FORM: Schema = {
     "type": "object",
     "required": ["files"],
@@ -150,7 +152,7 @@ class Api:
 
         async def contents() -> AsyncGenerator[bytes]:
             offset = 0
-            while offset < info.size and (piece := await uploads.read(key, offset, CHUNK_BYTES)):
+            while offset < info.size and (piece := await uploads.read(key, offset, PIECE_BYTES)):
                 yield piece
                 offset += len(piece)
 

@@ -27,7 +27,7 @@ from .staging import Staging, sync_folder
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-THREADS = 8  # blocking file operations at once
+THREADS = 20  # as many as a batch has files: syncs at the same time share their writes
 TURN_BYTES = 4 << 20  # of one file in one go: a thread for less costs more, and the next file waits for its end
 CONTENTS = "contents"
 DESCRIPTION = "about.json"

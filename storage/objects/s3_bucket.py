@@ -73,6 +73,7 @@ class S3Bucket:
             read_timeout=READ_TIMEOUT,
             max_pool_connections=CONNECTIONS,
             ignore_configured_endpoint_urls=True,
+            user_agent="quarterdeck",  # the usual one is composed anew for every request, twice
         )
         async with AsyncExitStack() as stack:
             client: S3Client = await stack.enter_async_context(

@@ -130,10 +130,8 @@ class FaissVectorStore:
         )
 
     async def change_token(self, name: str) -> str | None:
-        with self._database.read_inline() as reader:
-            collection = self._replicas.find_in(reader, name)
-            ended = reader.latest_end(collection.key, self._clock.now())
-        return f"{collection.change}.{ended}"
+        now = self._clock.now()
+        return self._database.read_once(lambda reader: reader.token(name, now))
 
     async def collections(self, *, limit: int, after: str = "") -> list[CollectionInfo]:
         with self._database.read_inline() as reader:

@@ -17,6 +17,7 @@ STORED = np.dtype("<f4")
 """How a vector is written to disk, unless a collection stores float16."""
 STORED_AS: dict[Stored, np.dtype[Any]] = {"float32": STORED, "float16": np.dtype("<f2")}
 
+ORDINARY = 1e-20  # the least square of a length that float32 sums well enough; the inverse is the greatest
 MAX_LENGTH = 1e18  # of a vector: the square of a greater one does not fit a float32 any more
 
 
@@ -32,6 +33,8 @@ def to_matrix(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, 
             raise InvalidArgumentError(f"{label} has dimension {len(vector)}, the collection has {dimension}")
     with np.errstate(over="ignore"):  # what becomes infinite is refused below
         matrix = np.array(vectors, dtype=np.float32).reshape(len(vectors), dimension)
+        if _ordinary_squares(matrix) is not None:
+            return matrix
     lengths = _lengths(matrix)
     good = lengths <= MAX_LENGTH  # False for NaN
     if metric == "cosine":
@@ -55,8 +58,18 @@ def comparable(matrix: Matrix, metric: Metric) -> Matrix:
 
 def to_unit_length(matrix: Matrix) -> Matrix:
     """Return the rows, none of which is zero, scaled to length 1."""
-    unit: Matrix = (matrix / _lengths(matrix)[:, None]).astype(np.float32)
-    return unit
+    squares = _ordinary_squares(matrix)
+    if squares is not None:
+        unit: Matrix = matrix / np.sqrt(squares)[:, None]
+        return unit
+    return (matrix / _lengths(matrix)[:, None]).astype(np.float32)
+
+
+def _ordinary_squares(matrix: Matrix) -> Matrix | None:
+    """Of the rows' lengths, in single precision; None if one is not finite, or so small or great that it needs more."""
+    squares: Matrix = np.einsum("ij,ij->i", matrix, matrix)
+    ordinary = len(squares) and squares.min() > ORDINARY and squares.max() < 1 / ORDINARY  # False for NaN
+    return squares if ordinary else None
 
 
 def _lengths(matrix: Matrix) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
@@ -21,13 +22,12 @@ def rank(
     query: Matrix, keys: Sequence[int], points: Matrix, metric: Metric, limit: int, threshold: float | None
 ) -> Ranked:
     """The best `limit` of the points, whose vectors and keys these are; equal scores in the order of the keys given."""
-    scores = score(points, query, metric)
-    order = np.argsort(scores if metric == "l2" else -scores, kind="stable")[:limit]
+    scores: list[float] = score(points, query, metric).tolist()
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=metric != "l2")[:limit]
     if threshold is not None:
-        order = order[scores[order] <= threshold if metric == "l2" else scores[order] >= threshold]
-    best: list[int] = order.tolist()
-    values: list[float] = scores[order].tolist()
-    return [(keys[place], value) for place, value in zip(best, values, strict=True)]
+        passes = operator.le if metric == "l2" else operator.ge
+        order = [place for place in order if passes(scores[place], threshold)]
+    return [(keys[place], scores[place]) for place in order]
 
 
 def to_hits(ranked: Sequence[Ranked], rows: Mapping[int, FoundRow]) -> list[list[Hit]]:

@@ -62,7 +62,7 @@ class Reader:
 
     def find(self, name: str) -> Collection:
         """Raises NotFoundError if there is no such collection."""
-        return only(name, self._rows(f"SELECT {COLLECTION} FROM collections WHERE name = ?", (name,)))
+        return Collection(one_of(name, self._rows(f"SELECT {COLLECTION} FROM collections WHERE name = ?", (name,))))
 
     def of_key(self, key: int) -> Collection | None:
         rows = self._rows(f"SELECT {COLLECTION} FROM collections WHERE id = ?", (key,))
@@ -83,11 +83,14 @@ class Reader:
         [(count,)] = self._rows(sql, {"collection": key, "now": now})
         return int(count)
 
-    def latest_end(self, key: int, now: int) -> int:
-        """When the last point ended that is still in the table; 0 if none is."""
-        sql = "SELECT ifnull(max(expires_at), 0) FROM points WHERE collection = ? AND expires_at <= ?"
-        [(latest,)] = self._rows(sql, (key, now))
-        return int(latest)
+    def token(self, name: str, now: int) -> str:
+        """The collection's last change, and when the last of its points ended that is still in the table (0: none is).
+
+        Raises NotFoundError if there is no such collection.
+        """
+        ended = "SELECT ifnull(max(expires_at), 0) FROM points WHERE collection = collections.id AND expires_at <= :now"
+        sql = f"SELECT id || '.' || sequence || '.' || ({ended}) FROM collections WHERE name = :name"
+        return str(one_of(name, self._rows(sql, {"now": now, "name": name}))[0])
 
     def size(self, key: int) -> int:
         """Bytes of the points' rows, about."""
@@ -178,9 +181,9 @@ class Reader:
         return list(islice((hit for hit in hits if accepts is None or accepts(hit.payload)), limit))
 
 
-def only(name: str, rows: Iterable[Sequence[Any]]) -> Collection:
+def one_of(name: str, rows: Iterable[Sequence[Any]]) -> Sequence[Any]:
     for row in rows:
-        return Collection(row)
+        return row
     raise NotFoundError(f"collection '{name}' does not exist")
 
 

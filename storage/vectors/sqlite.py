@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import StorageError
 from ..sqlite import LOCK_TIMEOUT, open_database
 from .reader import Reader
 from .schema import MIGRATIONS
 from .writer import Writer
+
+T = TypeVar("T")
 
 MAPPED_BYTES = 1 << 30  # of the file that readers map instead of copying its pages
 CHECKPOINT_PAGES = 4000  # in the log before a commit folds them back: 16 MB
@@ -56,6 +59,11 @@ class PointDatabase:
         """For the event loop's thread: all reads see the same state, and nothing is awaited meanwhile."""
         with self._explained("read"), self._inline.transaction():
             yield self._inline
+
+    def read_once(self, read: Callable[[Reader], T]) -> T:
+        """One statement on the event loop, which needs no transaction."""
+        with self._explained("read"):
+            return read(self._inline)
 
     @contextlib.contextmanager
     def read(self) -> Generator[Reader]:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from typing import Any
 
-from ..errors import ConflictError
+from ..errors import ConflictError, NotFoundError
 from ..memory.words import tokens
 from .base import CollectionInfo
 from .filters import Predicate
-from .reader import COLLECTION, INFO, KEPT_CHANGES, Collection, PointRow, Reader, on_text, only, texts_table
+from .reader import COLLECTION, INFO, KEPT_CHANGES, Collection, PointRow, Reader, on_text, one_of, texts_table
 
 _CREATE = f"INSERT OR IGNORE INTO collections ({INFO}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT = "INSERT INTO points (collection, id, vector, payload, expires_at) VALUES (?, ?, ?, ?, ?)"
@@ -74,8 +74,11 @@ class Writer:
             ConflictError: its points were made by another embedder, or it has been made anew in another shape.
         """
         name, embedder = expected.name, expected.embedder
-        self._create(expected)
-        collection = self._change(name, now)
+        try:
+            collection = self._change(name, now)
+        except NotFoundError:
+            self._create(expected)
+            collection = self._change(name, now)
         info = collection.info
         if (info.dimension, info.metric, info.stored) != (expected.dimension, expected.metric, expected.stored):
             raise ConflictError(f"collection '{name}' was just made anew in another shape: try again")
@@ -108,7 +111,7 @@ class Writer:
     def _change(self, name: str, now: int) -> Collection:
         """Take the next number of the sequence, and bury expired points on the way."""
         sql = f"UPDATE collections SET sequence = sequence + 1 WHERE name = ? RETURNING {COLLECTION}"
-        collection = only(name, self._connection.execute(sql, (name,)).fetchall())
+        collection = Collection(one_of(name, self._connection.execute(sql, (name,)).fetchall()))
         forgotten = (collection.key, collection.sequence - KEPT_CHANGES)
         self._connection.execute("DELETE FROM deletions WHERE collection = ? AND sequence <= ?", forgotten)
         collection.rows -= self._remove(collection, "expires_at <= :now", now=now)

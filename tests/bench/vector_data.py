@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,9 @@ class Data:
     def chunks(self) -> Sequence[Matrix]:
         return [self.points[first : first + CHUNK] for first in range(0, self.size, CHUNK)]
 
-    def batches(self) -> list[list[Point]]:
-        return [self.named(chunk, number * CHUNK) for number, chunk in enumerate(self.chunks())]
+    def batches(self) -> Iterator[list[Point]]:
+        for number, chunk in enumerate(self.chunks()):
+            yield self.named(chunk, number * CHUNK)
 
     def named(self, matrix: Matrix, first: int) -> list[Point]:
         return [Point(str(number), row, self.payload(number)) for number, row in enumerate(matrix, first)]

@@ -16,7 +16,7 @@ import pytest
 
 from quarterdeck.server import demo
 from quarterdeck.server.demo import kept
-from quarterdeck.server.demo.documents import Document, folder_documents, package_documents, questions
+from quarterdeck.server.demo.documents import Document, folder_documents, package_documents, questions, shortest
 from quarterdeck.server.demo.report import Report
 
 TOPICS = {
@@ -166,8 +166,15 @@ def test_the_installed_packages_give_the_same_twenty_texts_each_time(tmp_path: P
     first, second = (package_documents(tmp_path / name) for name in "ab")
     assert [(d.name, d.contents) for d in first] == [(d.name, d.contents) for d in second]
     assert len({document.name for document in first}) == 20
-    assert all(2_000 < document.path.stat().st_size <= 80_000 for document in first)
+    sizes = sorted(document.path.stat().st_size for document in first)
+    assert 2_000 < sizes[0] <= sizes[9] <= 5_000 < sizes[10] <= sizes[-1] <= 80_000, "half of them are short"
     assert all(document.path.read_bytes() == document.contents for document in first)
+
+
+def test_a_sentence_model_is_given_the_shortest_texts_up_to_25_kb(tmp_path: Path) -> None:
+    documents = [Document(tmp_path / str(size), b"x" * size) for size in (16_000, 9_000, 50_000, 1_000, 15_000)]
+    assert [len(document.contents) for document in shortest(documents)] == [1_000, 9_000, 15_000]
+    assert [len(document.contents) for document in shortest(documents[2:3])] == [50_000]
 
 
 def test_questions_are_sentences_of_one_document(texts: Path) -> None:

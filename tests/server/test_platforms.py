@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import psutil
 import pytest
@@ -113,7 +113,7 @@ def test_a_command_where_no_process_becomes_another(
 async def test_what_subprocesses_leave_behind_ends_with_them(tmp_path: Path) -> None:
     owner = processes.identify(os.getpid())
     children = Subprocesses(owner)
-    order = {"command": TYPES["leaves"]["command"], "cwd": str(tmp_path), "env": {}, "limits": {}}
+    order: dict[str, Any] = {"command": TYPES["leaves"]["command"], "cwd": str(tmp_path), "env": {}, "limits": {}}
     child = await children.start(order, limit=1000)
     await asyncio.wait_for(child.exited, 20)
     child.close()

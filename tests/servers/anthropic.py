@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -50,16 +50,19 @@ class Request:
 
 @dataclass(slots=True)
 class MessagesApi:
-    """`replies` are given in turn to requests that offer tools; what offers none (titles and the like) gets "ok"."""
+    """`replies` are given in turn to requests that offer tools, or made from them; what offers none (titles and the
+    like) gets "ok"."""
 
-    replies: deque[Reply] = field(default_factory=deque[Reply])
+    replies: deque[Reply | Callable[[Request], Reply]] = field(
+        default_factory=deque[Reply | Callable[[Request], Reply]]
+    )
     requests: list[Request] = field(default_factory=list[Request])
     hung_up: int = 0  # requests that the client dropped
     url: str = ""
     _ids: count[int] = field(default_factory=lambda: count(1))
     _runner: web.AppRunner | None = None
 
-    def will_say(self, *replies: Reply | str) -> None:
+    def will_say(self, *replies: Reply | str | Callable[[Request], Reply]) -> None:
         self.replies.extend(Reply(reply) if isinstance(reply, str) else reply for reply in replies)
 
     async def open(self) -> None:
@@ -80,8 +83,11 @@ class MessagesApi:
     async def _messages(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         if body.get("tools"):
-            self.requests.append(Request(body["model"], body, dict(request.headers)))
+            asked = Request(body["model"], body, dict(request.headers))
+            self.requests.append(asked)
             reply = self.replies.popleft() if self.replies else Reply()
+            if not isinstance(reply, Reply):
+                reply = reply(asked)
         else:
             reply = Reply("ok")
         if reply.status != 200:

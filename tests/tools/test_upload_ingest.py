@@ -75,7 +75,7 @@ async def test_every_format_is_found_by_what_it_says(library: Library) -> None:
         ("moon", "notes.md", None),
         ("steer", "pilot.py", None),
     ):
-        ((hit,),) = await library.vectors.search("library", texts=[query], limit=1)
+        ((hit,),) = (await library.vectors.search("library", texts=[query], limit=1)).results
         assert (hit.payload["key"], hit.payload.get("page")) == (keys[name], page), query
         assert query in hit.payload["text"].lower()
     titles = {point["key"]: point["title"] for point in await library.points()}

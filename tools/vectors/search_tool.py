@@ -98,9 +98,13 @@ def search_tool(service: VectorService) -> DeckTool:
             where=args.filter,
             precision=args.precision or "balanced",
         )
-        metric = (await service.describe(args.collection)).metric
-        results = [[_hit(hit) for hit in hits] for hits in found]
-        answer: SearchAnswer = {"success": True, "collection": args.collection, "metric": metric, "results": results}
+        results = [[_hit(hit) for hit in hits] for hits in found.results]
+        answer: SearchAnswer = {
+            "success": True,
+            "collection": args.collection,
+            "metric": found.metric,
+            "results": results,
+        }
         if omitted := _shorten(results, args.max_tokens * BYTES_PER_TOKEN):
             answer["omitted"] = omitted
             answer["notice"] = (
@@ -128,6 +132,8 @@ def _hit(hit: Hit) -> HitAnswer:
 
 def _shorten(results: list[list[HitAnswer]], room: int) -> int:
     """Keep what fits in `room` bytes, the best of every query first, and return how many hits were cut off."""
+    if len(to_json(results)) <= room:
+        return 0
     total = sum(map(len, results))
     kept = [0] * len(results)
     for rank in zip_longest(*results):

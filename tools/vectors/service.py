@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from quarterdeck.storage.clock import Clock
 from quarterdeck.storage.errors import ConflictError, InvalidArgumentError, NotFoundError
@@ -52,6 +52,11 @@ class NewPoint:
     text: str | None = None
     payload: Payload = field(default_factory=dict[str, Any])
     ttl: float | None = None
+
+
+class Found(NamedTuple):
+    metric: Metric
+    results: list[list[Hit]]  # for each query
 
 
 class VectorService:
@@ -283,7 +288,7 @@ class VectorService:
         threshold: float | None = None,
         where: Mapping[str, Any] | None = None,
         precision: Precision = "balanced",
-    ) -> list[list[Hit]]:
+    ) -> Found:
         """For each query up to `limit` points, the best first; all queries are one batch.
 
         `vector` finds the nearest to each of `vectors`, or of `texts`, which are embedded; its `threshold` is as in
@@ -297,7 +302,7 @@ class VectorService:
         """
         store, info = await self._find(name)
         if mode == "text":
-            return await store.search_text(info.name, texts, limit=limit, where=where)
+            return Found(info.metric, await store.search_text(info.name, texts, limit=limit, where=where))
         if vectors is None:
             embedder = await self._embedders.of(info)
             vectors = list(await embedder.embed(texts))
@@ -306,9 +311,9 @@ class VectorService:
             info.name, vectors, limit=depth, threshold=threshold, where=where, precision=precision
         )
         if mode == "vector":
-            return near
+            return Found(info.metric, near)
         worded = await store.search_text(info.name, texts, limit=depth, where=where)
-        return [fuse(rankings, limit) for rankings in zip(near, worded, strict=True)]
+        return Found(info.metric, [fuse(rankings, limit) for rankings in zip(near, worded, strict=True)])
 
 
 async def _shown(store: VectorStore, limit: int, after: str = "") -> list[CollectionInfo]:
