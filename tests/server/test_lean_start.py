@@ -12,8 +12,8 @@ import pytest
 from tests.bench.raw_client import ERAS, Era, RawClient
 
 HEAVY = {
-    "aioboto3", "aiobotocore", "asyncpg", "botocore", "faiss", "fastembed", "httpx", "numpy", "pydantic_ai",
-    "qdrant_client", "redis", "stamina",
+    "aioboto3", "aiobotocore", "asyncpg", "botocore", "faiss", "fastembed", "httpx", "numpy", "prometheus_client",
+    "pydantic_ai", "qdrant_client", "redis", "stamina",
 }  # fmt: skip
 """What is imported when a call needs it. What the SDK imports is there anyway."""
 
