@@ -285,10 +285,8 @@ class AgentTools:
     def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
         row = self._orchestrator.agents.latest(row)
         process = live.handle.process if live else row.process
-        if live is not None:
-            usage = live.handle.usage()
-        else:  # another server's, perhaps
-            usage = usage_of(process) if row.status in LIVE_AGENT else None
+        seen = process if row.status in LIVE_AGENT else None  # of another server's agent, too
+        usage = live.handle.usage() if live else usage_of(seen)
         return {
             "agentId": row.id,
             "type": row.type,
