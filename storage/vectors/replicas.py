@@ -115,11 +115,14 @@ class Replicas:
 
     async def build(self, name: str) -> None:
         """Build now what is wished for, and wait until it serves."""
-        replica, collection, generation = await self.follow(name)
+        replica = self.of(self.find(name))
         while replica.building is not None:
             await asyncio.shield(replica.building)
-        wish = replica.wish(collection.info, generation.slots.living)
-        self._start_building(name, replica, wish)
+        now = self._clock.now()
+        with self._database.read_inline() as reader:
+            collection = self.find_in(reader, name)
+            points = reader.count(collection, now)
+        self._start_building(name, replica, replica.wish(collection.info, points))
         if replica.building is not None:
             await asyncio.shield(replica.building)
 

@@ -12,8 +12,9 @@ import contextlib
 import json
 import sqlite3
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,42 +58,45 @@ async def _measure(folder: Path) -> list[Figure]:
         (place / "data").mkdir(parents=True)
         store = await FaissVectorStore.open(place / "data" / "vectors.db", SystemClock())
         try:
-            figures += await _of_size(store, data, place)
+            async for figure in _of_size(store, data, place):
+                print(f"{figure.measure}: {figure.ours}, {figure.peer} {figure.theirs}", file=sys.stderr)
+                figures.append(figure)  # a run takes minutes: whoever waits sees each
         finally:
             await store.close()
     return figures
 
 
-async def _of_size(store: FaissVectorStore, data: Data, folder: Path) -> list[Figure]:
+async def _of_size(store: FaissVectorStore, data: Data, folder: Path) -> AsyncGenerator[Figure]:
     name, size = "points", f"{data.size // 1000} K"
-    began = time.perf_counter()
     loaded = await _load(store, name, data)
+    began = time.perf_counter()
     await store.optimize(name)
     await store.search(name, [data.queries[0]], limit=LIMIT)
-    searchable = time.perf_counter() - began
+    searchable = loaded + time.perf_counter() - began
     bare = _bare_load(folder / "bare.db", data)
-    figures = [Figure(f"load {size}, durably", _ms(loaded), _ms(bare), "bare transactions", loaded / bare, 4)]
+    yield Figure(f"load {size}, durably", _ms(loaded), _ms(bare), "bare transactions", loaded / bare, 4)
     if data.size == SIZES[-1]:
-        figures += _beside_chroma(data, folder / "chroma", searchable)
+        yield _beside_chroma(data, folder / "chroma", searchable)
 
     peer = qdrant_in_memory(data)
     topics: list[Condition] = [("topic", topic) for topic in data.asked_topics]
     parts: list[Condition] = [("of", number % 5) for number in range(QUERIES)]
     target = QUERY_TARGETS[data.size]
-    figures.append(await _beside_qdrant(f"query, {size}", store, name, data, peer, [None] * QUERIES, target, 0.99))
+    yield await _beside_qdrant(f"query, {size}", store, name, data, peer, [None] * QUERIES, target, 0.99)
     for label, conditions in (("1 % filter", parts), ("filter of a topic near or far", topics)):
-        figures.append(await _beside_qdrant(f"{label}, {size}", store, name, data, peer, conditions, 1 / 500, 1))
-    figures.append(await _beside_edge(store, name, data, qdrant_edge(data, folder / "edge")))
-    figures.append(await _miss(store, name, data))
-    figures.append(await _batch(store, name, data))
-    if data.size == SIZES[-1]:
-        figures += await measure_tool(store, name, data, folder)
-    figures.append(await _inserts(store, name, data, folder))
+        yield await _beside_qdrant(f"{label}, {size}", store, name, data, peer, conditions, 1 / 500, 1)
+    yield await _beside_edge(store, name, data, qdrant_edge(data, folder / "edge"))
+    yield await _miss(store, name, data)
+    yield await _batch(store, name, data)
+    for figure in await measure_tool(store, name, data, folder):
+        yield figure
+    yield await _inserts(store, name, data, folder)
     await store.drop(name)
     if data.size == SIZES[-1]:
-        figures += await _narrow(store, data, "auto", "pq", "codes in memory, vectors on disk", 0.99)
-        figures += await _narrow(store, data, "hash", "fp16", "256-bit codes and re-rank", 0.90)
-    return figures
+        for figure in await _narrow(store, data, "auto", "pq", "codes in memory, vectors on disk", 0.99, 1 / 32):
+            yield figure
+        for figure in await _narrow(store, data, "hash", "fp16", "256-bit codes and re-rank", 0.90, 1):
+            yield figure
 
 
 async def _load(store: FaissVectorStore, name: str, data: Data, **options: Any) -> float:
@@ -134,14 +138,14 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[tuple[str, str, bytes
     return time.perf_counter() - began
 
 
-def _beside_chroma(data: Data, folder: Path, searchable: float) -> list[Figure]:
+def _beside_chroma(data: Data, folder: Path, searchable: float) -> Figure:
     measured = chroma(data, folder)
     found = recall([set(some) for some in measured["found"]], data.nearest)
     theirs = measured["load"]
     query = statistics.median(measured["seconds"])
     label = f"{data.size // 1000} K from empty to indexed and searched"
     peer = f"chroma {measured['version']}, on disk: query {query * 1e6:,.0f} µs, recall {found:.3f}"
-    return [Figure(label, _ms(searchable), _ms(theirs), peer, searchable / theirs, 1 / 20)]
+    return Figure(label, _ms(searchable), _ms(theirs), peer, searchable / theirs, 1 / 20)
 
 
 async def _beside_qdrant(
@@ -265,7 +269,13 @@ async def _inserts(store: FaissVectorStore, name: str, data: Data, folder: Path)
 
 
 async def _narrow(
-    store: FaissVectorStore, data: Data, index: WishedIndex, quantization: Quantization, what: str, least: float
+    store: FaissVectorStore,
+    data: Data,
+    index: WishedIndex,
+    quantization: Quantization,
+    what: str,
+    least: float,
+    target: float,
 ) -> list[Figure]:
     """What a narrower form takes of memory, and what it finds; for `hash` a search, its code included, in time."""
     await _load(store, "narrow", data, index=index, quantization=quantization)
@@ -275,7 +285,7 @@ async def _narrow(
     await store.drop("narrow")
     good = share >= least and index in ("auto", state.index)
     label = f"{what}, {data.size // 1000} K, recall {share:.3f}"
-    figures = [Figure(label, _mb(ram), _mb(plain), "float32", ram / plain, _if(good, 1))]
+    figures = [Figure(label, _mb(ram), _mb(plain), "float32", ram / plain, _if(good, target))]
     if index == "hash":
         took = statistics.median(times)
         figures.append(Figure("a search by them, code included", _us(times), "5 ms", "a bound", took / CODE_LIMIT, 1))

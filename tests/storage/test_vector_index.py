@@ -161,9 +161,26 @@ async def test_narrower_forms_take_less_memory(open_store: Open, points: Matrix)
         await store.drop("c")
     slots = sizes["pq"]  # the vectors are on disk
     plain = SIZE * DIMENSION * 4
-    assert slots <= SIZE * 17 * 1.25, "a key, an end and a mark for each point"
+    assert slots <= SIZE * 9 * 1.25, "a key and a mark for each point"
     for quantization, factor in zip(forms, (1, 2, 4, 8), strict=False):
         assert sizes[quantization] - slots == plain // factor
+
+
+async def test_codes_alone_take_a_32nd_of_the_memory(open_store: Open) -> None:
+    store = await open_store()
+    await store.create("c", 384, quantization="pq")
+    await fill(store, clustered(5000, 384, world=5000))
+    state = await built(store)
+    assert (state.index, state.quantization) == ("pq", "pq")
+    assert 32 * (state.ram_bytes or 0) <= 5000 * 384 * 4
+
+
+async def test_points_that_end_come_among_those_that_do_not(open_store: Open, points: Matrix) -> None:
+    store = await open_store()
+    for number, ends in enumerate((None, 1, None)):  # the clock stands at a later time
+        await store.upsert("c", [Point(str(number), points[number], {}, ends)])
+        (hits,) = await store.search("c", [points[0]], limit=9)
+        assert {hit.id for hit in hits} == {"0", "2"} & set(map(str, range(number + 1)))
 
 
 async def test_a_structure_that_does_not_fit_the_data_gives_way_and_says_so(open_store: Open) -> None:
@@ -207,6 +224,32 @@ async def test_what_comes_in_batches_is_found_at_once_and_the_structure_follows(
         assert hits[0].id == str(first + 1499)
     assert (await built(store)).index == "hnsw"
     assert await recall(store, points, queries, "cosine") >= 0.97
+
+
+async def test_few_points_at_a_time_are_taken_in_on_the_loop_until_it_is_time_to_build(
+    open_store: Open, path: Path, points: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store()
+    await fill(store, points[:4000])
+    assert (await built(store)).index == "exact"
+    threads: list[str] = []
+    follow = Generation.follow
+
+    def spy(*arguments: Any, **options: Any) -> bool:
+        threads.append(threading.current_thread().name)
+        return follow(*arguments, **options)
+
+    monkeypatch.setattr(Generation, "follow", spy)
+    first = 4000
+    await fill(store, points[first : first + 100], first=first)
+    (hits,) = await store.search("c", [points[first + 99]], limit=1)
+    assert hits[0].id == str(first + 99)
+    assert threads == [threading.main_thread().name]
+
+    def has_codes() -> bool:
+        return any('"pq"' in file.read_text() for file in path.with_name("vectors.db.index").glob("*/manifest.json"))
+
+    await until(has_codes)
 
 
 # ---- filters
@@ -276,7 +319,7 @@ def combined(inner: Strategy) -> Strategy:
 filters: Strategy = st.recursive(leaves, combined, max_leaves=4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(before=st.lists(payloads, max_size=6), after=st.lists(payloads, max_size=6), where=filters)
 def test_masks_agree_with_the_definition_of_filters(before: list[Any], after: list[Any], where: dict[str, Any]) -> None:
     accepts = parse_filter(where)
