@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import JSONResponse
 
 from quarterdeck.storage.errors import DeckError
 
 FAILED = 500
+
+
+class Answer(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        try:
+            return to_json(content)
+        except PydanticSerializationError:  # half a character, which a refusal may quote
+            return json.dumps(content).encode()
+
+
 _BY_CODE = {
     "invalid_argument": 400,
     "denied": 403,
@@ -29,7 +42,7 @@ def status_of(error: DeckError) -> int:
     return _BY_OUTCOME.get(str(status)) or _BY_CODE.get(error.code, FAILED)
 
 
-def refusal(error: DeckError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def refusal(error: DeckError, headers: Mapping[str, str] | None = None) -> Answer:
     """The answer to a call that was refused."""
     answer = {"success": False, "error": error.message, "code": error.code, **error.details}
-    return JSONResponse(answer, status_of(error), headers)
+    return Answer(answer, status_of(error), headers)

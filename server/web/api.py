@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.tools.contract import NoClient, Schema
@@ -18,6 +18,7 @@ from quarterdeck.tools.uploads.service import MAX_FILES
 from quarterdeck.tools.uploads.spool import Spool
 
 from ..deck import Deck
+from .answers import Answer
 from .body import read_arguments
 from .caller import Caller
 from .doors import BYTES, Door
@@ -25,6 +26,8 @@ from .multipart import read_form
 
 Arguments = dict[str, Any]
 CHUNK_BYTES = 1 << 20  # of a download, held at once
+
+PIECE_BYTES = 1 << 20  # of a download: so many are read at once
 
 UPLOAD_FORM: Schema = {
     "type": "object",
@@ -86,7 +89,7 @@ class Api:
             failed = False
         finally:
             self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
-        return JSONResponse(answer)
+        return Answer(answer)
 
     def _by_body(self, method: str, path: str, name: str) -> Door:
         tool = self._deck.tools[name]
@@ -111,7 +114,7 @@ class Api:
 
     def _report(self, kind: str, path: str, summary: str) -> Door:
         async def call(request: Request) -> Response:
-            return JSONResponse({"success": True, **await self._deck.reports[kind](request.path_params["id"])})
+            return Answer({"success": True, **await self._deck.reports[kind](request.path_params["id"])})
 
         return Door("GET", path, summary, call)
 
@@ -140,7 +143,7 @@ class Api:
         with closing(Spool(self._deck.data_dir)) as spool:
             form = await read_form(request, spool)
             answer = await self._deck.ingest.upload(form.files, form.index)
-        return JSONResponse(answer, answer["status"])
+        return Answer(answer, answer["status"])
 
     async def _download(self, request: Request) -> Response:
         """As a file to save: whatever somebody has uploaded is never a page of this server."""
@@ -149,7 +152,7 @@ class Api:
 
         async def contents() -> AsyncGenerator[bytes]:
             offset = 0
-            while offset < info.size and (piece := await uploads.read(key, offset, CHUNK_BYTES)):
+            while offset < info.size and (piece := await uploads.read(key, offset, PIECE_BYTES)):
                 yield piece
                 offset += len(piece)
 

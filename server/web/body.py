@@ -41,7 +41,7 @@ async def read_arguments(request: Request) -> dict[str, Any]:
     except TimeoutError:
         raise DeckError(f"the body did not come within {SECONDS:g} s: send it again", status=408) from None
     try:
-        arguments: Any = json.loads(body) if body else {}
+        arguments: Any = json.loads(body, parse_constant=_no_number) if body else {}
     except (ValueError, RecursionError) as exc:
         raise InvalidArgumentError(f"the body is no JSON: {exc}", status=400) from None
     if not isinstance(arguments, dict):
@@ -64,6 +64,10 @@ class BodyLimit:
                 error = LimitError(f"the body is larger than the {limit} bytes that this door takes", status=413)
                 app = refusal(error, {"Connection": "close"})
         await app(scope, receive, send)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number that JSON knows")
 
 
 def _check_size(size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,7 +18,7 @@ class PatientProtocol(H11Protocol):
     """uvicorn's own has a limit for idle connections alone."""
 
     _read: asyncio.TimerHandle | None = None
-    _reads: object = None  # the state of h11 that the timer belongs to
+    _reads: Any = None  # the state of h11 that the timer belongs to
     _write: asyncio.TimerHandle | None = None
     _received = 0  # bytes since the timer was set
 

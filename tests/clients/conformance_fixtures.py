@@ -97,14 +97,14 @@ async def test_error_handling() -> str:
 async def test_tool_with_logging(ctx: Call) -> str:
     """Log three times."""
     for text in ("Tool execution started", "Tool processing data", "Tool execution completed"):
-        await ctx.info(text)
+        await ctx.info(text)  # pyright: ignore[reportDeprecated]
         await asyncio.sleep(0.05)  # as the suite asks for
     return "logged"
 
 
 async def test_logging_tool(ctx: Call) -> str:
     """Log once."""
-    await ctx.info("only for who asks")
+    await ctx.info("only for who asks")  # pyright: ignore[reportDeprecated]
     return "logged"
 
 
@@ -129,7 +129,9 @@ async def test_reconnection(ctx: Call) -> str:
 async def test_sampling(prompt: str, ctx: Call) -> str:
     """Ask the client's model."""
     message = SamplingMessage(role="user", content=TextContent(text=prompt))
-    answer = await ctx.session.create_message([message], max_tokens=100, related_request_id=ctx.request_id)
+    answer = await ctx.session.create_message(  # pyright: ignore[reportDeprecated]
+        [message], max_tokens=100, related_request_id=ctx.request_id
+    )
     assert isinstance(answer.content, TextContent)
     return f"LLM response: {answer.content.text}"
 
@@ -280,7 +282,7 @@ async def test_missing_capability(ctx: Call) -> str:
     """Refuse clients without sampling."""
     declared = ctx.client_capabilities
     if declared is None or declared.sampling is None:
-        required = {"requiredCapabilities": {"sampling": {}}}
+        required: Json = {"requiredCapabilities": {"sampling": {}}}
         raise MCPError(MISSING_CAPABILITY, "this needs the client's sampling", required)
     return "sampling is there"
 

@@ -1,4 +1,4 @@
-"""The real HTTP server with the suites' fixtures beside its tools: `python -m tests.clients.conformance_server DATA_DIR`.
+"""`python -m tests.clients.conformance_server DATA_DIR`: the real HTTP server, and the suites' fixtures with its tools.
 
 Its door is a port that it prints. What serves is the product's own application over a deck that has the fixtures among
 its tools; resources and prompts are added to the MCP server that the application makes.

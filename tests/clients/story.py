@@ -14,6 +14,7 @@ from typing import Any
 
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, TextContent, TextResourceContents
 
 from quarterdeck.server.client import Era
@@ -42,11 +43,12 @@ async def tell(era: Era, data_dir: Path) -> Report:
 
 
 async def _tell(client: Client) -> Report:
-    async def call(tool: str, **arguments: Json) -> Json:
-        result = await client.call_tool(tool, arguments)
+    async def call(tool: str, on_progress: ProgressFnT | None = None, **arguments: Json) -> Json:
+        result = await client.call_tool(tool, arguments, progress_callback=on_progress)
         assert not result.is_error, result
         return result.structured_content
 
+    assert client.server_info is not None
     report: Report = {"server": client.server_info.name, "protocol": client.protocol_version}
     tools = [
         tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in (await client.list_tools()).tools
@@ -61,13 +63,12 @@ async def _tell(client: Client) -> Report:
     report["read"] = contents.text
 
     agents = [{"type": kind, "name": kind} for kind in ("researcher", "sleeper")]
-    progress = report["progress"] = list[list[float | None]]()
+    seen = report["progress"] = list[list[float | None]]()
 
-    async def on_progress(done: float, total: float | None, _: str | None) -> None:
-        progress.append([done, total])
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        seen.append([progress, total])
 
-    answer = await client.call_tool("agents_spawn_parallel", {"agents": agents}, progress_callback=on_progress)
-    spawned: Json = (answer.structured_content or {})["results"]
+    spawned: Json = (await call("agents_spawn_parallel", on_progress, agents=agents))["results"]
     report["spawned"] = [agent["status"] for agent in spawned]
     prompt = json.dumps({"do": "analyze_document", "text": "# Tides\n\nThe sea rose by 3 metres."})
     work = await call("query_start", agentId=spawned[0]["agentId"], prompt=prompt)

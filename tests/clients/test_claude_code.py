@@ -13,6 +13,7 @@ import pytest
 
 from tests.server.test_tools import CONTRACT
 from tests.servers.anthropic import MessagesApi, Reply, Request
+from tests.servers.http import http_server
 from tests.tools.agents.claude_agents import environment
 
 from .npm import QUARTERDECK, run
@@ -50,25 +51,37 @@ def reply(script: Script, request: Request) -> Reply:
     return Reply("", [("ReadMcpResourceTool" if name == READ else PREFIX + name, arguments)])
 
 
-@pytest.mark.slow
-async def test_claude_code_lists_and_calls_the_tools(api: MessagesApi, tmp_path: Path) -> None:
-    env = {**environment(api, tmp_path / "home"), **PATIENT}
-    data = f"QUARTERDECK_DATA_DIR={tmp_path / 'deck'}"
-    added = await run(
-        CLAUDE, "mcp", "add", "quarterdeck", "-e", data, "--", QUARTERDECK, "serve", env=env, cwd=tmp_path
-    )
+async def play(api: MessagesApi, folder: Path, *server: str) -> None:
+    """Add the server as the options say, and have the model use it."""
+    env = {**environment(api, folder / "home"), **PATIENT}
+    added = await run(CLAUDE, "mcp", "add", *server, env=env, cwd=folder)
     assert added.code == 0, added.err
-    listed = await run(CLAUDE, "mcp", "list", env=env, cwd=tmp_path)
+    listed = await run(CLAUDE, "mcp", "list", env=env, cwd=folder)
     assert "Connected" in listed.out, listed.out + listed.err
 
     script = Script()
     api.will_say(*[partial(reply, script)] * 20)
     ended = await run(
         CLAUDE, "-p", "go", "--output-format", "json", "--allowedTools", PREFIX + "*", "ReadMcpResourceTool",
-        env=env, cwd=tmp_path,
+        env=env, cwd=folder,
     )  # fmt: skip
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["result"] == "all done"
     script.check()
     offered = {tool["name"].removeprefix(PREFIX) for tool in api.requests[0].body["tools"]}
     assert offered >= CONTRACT
+
+
+@pytest.mark.slow
+async def test_claude_code_lists_and_calls_the_tools(api: MessagesApi, tmp_path: Path) -> None:
+    data = f"QUARTERDECK_DATA_DIR={tmp_path / 'deck'}"
+    await play(api, tmp_path, "quarterdeck", "-e", data, "--", QUARTERDECK, "serve")
+
+
+@pytest.mark.slow
+async def test_claude_code_over_http_with_a_token(api: MessagesApi, tmp_path: Path) -> None:
+    token = "a token of sixteen characters and more"
+    with http_server(tmp_path, QUARTERDECK_HTTP_TOKEN=token) as server:
+        url = f"{await server.url()}/mcp"
+        header = f"Authorization: Bearer {token}"
+        await play(api, tmp_path, "--transport", "http", "quarterdeck", url, "--header", header)

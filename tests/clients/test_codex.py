@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.server.test_tools import CONTRACT
+from tests.servers.http import http_server
 from tests.servers.responses import Item, ResponsesApi, message, tool_call
 
 from .npm import MODULES, QUARTERDECK, run
@@ -20,7 +21,10 @@ CODEX = MODULES / ".bin" / "codex"
 NAMESPACE = "mcp__quarterdeck"
 
 
-def configuration(api: str, command: str, data_dir: Path) -> str:
+TOKEN = "a token of sixteen characters and more"
+
+
+def configuration(api: str, server: str) -> str:
     return f"""
 model = "stand-in"
 model_provider = "loopback"
@@ -33,12 +37,10 @@ request_max_retries = 0
 stream_max_retries = 0
 
 [mcp_servers.quarterdeck]
-command = {json.dumps(command)}
-args = ["serve"]
+{server}
 required = true
 startup_timeout_sec = 60
 default_tools_approval_mode = "approve"
-env = {{ QUARTERDECK_DATA_DIR = {json.dumps(str(data_dir))} }}
 """
 
 
@@ -63,17 +65,29 @@ async def responses(script: Script) -> AsyncGenerator[ResponsesApi]:
         await api.close()
 
 
-@pytest.mark.slow
-async def test_codex_lists_and_calls_the_tools(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+async def play(folder: Path, server: str) -> None:
+    """Configure the server with these lines, and have the model use it."""
+    home = folder / "home"
     (home / ".codex").mkdir(parents=True)
     script = Script()
     async with responses(script) as api:
-        (home / ".codex" / "config.toml").write_text(configuration(api.url, QUARTERDECK, tmp_path / "deck"))
-        env = {"HOME": str(home), "CODEX_HOME": str(home / ".codex"), "LOOPBACK_KEY": "none"}
-        ended = await run(CODEX, "exec", "--skip-git-repo-check", "--json", "go", env=env, cwd=tmp_path)
+        (home / ".codex" / "config.toml").write_text(configuration(api.url, server))
+        env = {"HOME": str(home), "CODEX_HOME": str(home / ".codex"), "LOOPBACK_KEY": "none", "DECK_TOKEN": TOKEN}
+        ended = await run(CODEX, "exec", "--skip-git-repo-check", "--json", "go", env=env, cwd=folder)
     assert ended.code == 0, ended.out + ended.err
     script.check()
     assert '"all done"' in ended.out
     [offered] = [tool["tools"] for tool in api.requests[0]["tools"] if tool.get("name") == NAMESPACE]
     assert {tool["name"] for tool in offered} == CONTRACT
+
+
+@pytest.mark.slow
+async def test_codex_lists_and_calls_the_tools(tmp_path: Path) -> None:
+    env = f"{{ QUARTERDECK_DATA_DIR = {json.dumps(str(tmp_path / 'deck'))} }}"
+    await play(tmp_path, f'command = {json.dumps(QUARTERDECK)}\nargs = ["serve"]\nenv = {env}')
+
+
+@pytest.mark.slow
+async def test_codex_over_http_with_a_token(tmp_path: Path) -> None:
+    with http_server(tmp_path, QUARTERDECK_HTTP_TOKEN=TOKEN) as server:
+        await play(tmp_path, f'url = "{await server.url()}/mcp"\nbearer_token_env_var = "DECK_TOKEN"')

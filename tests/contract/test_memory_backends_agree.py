@@ -91,7 +91,7 @@ async def answer(store: MemoryStore, namespace: str, now: int, step: tuple[Any, 
         return exc.message
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 async def test_any_sequence_of_calls_has_the_same_answers(stores: list[MemoryStore], steps: list[Any]) -> None:
     namespace, now = f"{next(NUMBERS):06}", NOW

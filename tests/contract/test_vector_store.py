@@ -583,7 +583,7 @@ vectors = arrays(
 names = map(str, count())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 @given(
     vectors=vectors,
     metric=st.sampled_from(METRICS),

@@ -122,7 +122,7 @@ async def test_any_name_is_read_and_completed_by_its_uri(tmp_path: Path) -> None
     """Hypothesis draws the names, one server serves them all."""
     names: list[tuple[str, str]] = [("../..", "/etc/passwd"), ("a/b", "%2F%00?x#y"), ("..", "."), (" ", "ü 🚢\u202e")]
 
-    @settings(max_examples=150, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=60, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.tuples(NAMESPACES, KEYS))
     def draw(name: tuple[str, str]) -> None:
         names.append(name)

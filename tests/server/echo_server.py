@@ -12,11 +12,14 @@ import anyio
 from typing_extensions import TypedDict
 
 from quarterdeck.server.app import DeckServer
+from quarterdeck.server.changes import ChangeBoard, ChangeFeed
 from quarterdeck.server.config import Settings
 from quarterdeck.server.deck import Deck
 from quarterdeck.storage.clock import SystemClock
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
+from quarterdeck.storage.runs.sqlite import SqliteRunStore
+from quarterdeck.tools.agents.telemetry import RunTelemetry
 from quarterdeck.tools.contract import Arguments, Call, DeckTool, deck_tool
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.status.meter import CallMeter
@@ -74,5 +77,18 @@ if __name__ == "__main__":
         memory = MemoryService(ready(store), SystemClock(), default_ttl=0, restore_window=0)
         uploads = UploadService(OnFirstUse(_never), [], SystemClock())
         ingest = Ingest(uploads, VectorService(OnFirstUse(_never), offering(), SystemClock()))
-        deck = Deck(Settings(), Path(folder), SystemClock(), _tools(), CallMeter(), memory, uploads, ingest, {})
+        changes = ChangeFeed(SqliteRunStore(Path(folder) / "runs.db"), ChangeBoard(Path(folder)))
+        deck = Deck(
+            Settings(),
+            Path(folder),
+            SystemClock(),
+            _tools(),
+            CallMeter(),
+            memory,
+            uploads,
+            ingest,
+            {},
+            changes,
+            RunTelemetry(),
+        )
         anyio.run(DeckServer(deck).run_stdio_async)

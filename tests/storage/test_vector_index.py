@@ -319,7 +319,7 @@ def combined(inner: Strategy) -> Strategy:
 filters: Strategy = st.recursive(leaves, combined, max_leaves=4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(before=st.lists(payloads, max_size=6), after=st.lists(payloads, max_size=6), where=filters)
 def test_masks_agree_with_the_definition_of_filters(before: list[Any], after: list[Any], where: dict[str, Any]) -> None:
     accepts = parse_filter(where)

@@ -175,7 +175,7 @@ def test_without_the_extra_the_command_is_named(
     assert extract(b"# Words", "a.md").sections == [Section("# Words", None)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from([PDF, DOCX, papers.HTML.encode()]),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=8)), max_size=6),

@@ -238,7 +238,7 @@ calls = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=calls)
 async def test_any_call_gets_an_answer_or_a_plain_error_and_nothing_is_lost(
     memory: Memory, call: dict[str, Any]

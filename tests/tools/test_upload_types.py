@@ -79,8 +79,8 @@ def test_no_signature_is_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most files are known to have none without a look at each of them."""
     tables: Any = puremagic
     noise = b"\xfe" * 4096
-    starts = [noise[: kind.offset] + kind.byte_match + noise for kind in tables.magic_header_array if kind.offset >= 0]
-    starts += [noise[: kind.offset] + kind.byte_match for kind in tables.magic_footer_array]
+    kinds = [*tables.magic_header_array[::10], *tables.magic_footer_array[::10]]
+    starts = [noise[: max(kind.offset, 0)] + kind.byte_match + noise[: max(kind.offset, 0)] for kind in kinds]
     found = [type_of(start, "") for start in starts]
     monkeypatch.setattr(types, "_marks", lambda: {0: (b"",)})  # looks at each
     assert found == [type_of(start, "") for start in starts]

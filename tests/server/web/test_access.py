@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ async def test_no_door_reads_a_gigabyte(tmp_path: Path) -> None:
     gigabyte = str(1 << 30)
     taken = 0
 
-    async def endless() -> Any:
+    async def endless() -> AsyncGenerator[bytes]:
         nonlocal taken
         while True:
             taken += 1 << 20
@@ -157,6 +158,7 @@ async def test_mcp_over_http_knows_the_same_rights(tmp_path: Path, era: Era) -> 
     config.write_text(
         '[http.tokens]\neve = { token = "eve-only-looks-on" }\n'
         'bob = { token = "bob-does-all-he-likes", rights = "full" }\n'
+        '[agents.types.nap]\nprotocol = "plain"\ncommand = ["sleep", "60"]\n'
     )
     with http_server(tmp_path, QUARTERDECK_CONFIG=str(config)) as server:
         url = f"{await server.url()}/mcp"
@@ -174,13 +176,13 @@ async def test_mcp_over_http_knows_the_same_rights(tmp_path: Path, era: Era) -> 
         assert not (await call(BOB, "memory_usage", action="store", key="k", value="v")).is_error
         read = await call(EVE, "memory_usage", action="retrieve", key="k")
         assert read.structured_content["value"] == "v"
-        [agent] = (
-            await call(BOB, "agents_spawn_parallel", agents=[{"type": "researcher", "name": "r"}])
-        ).structured_content["results"]
-        query = (await call(BOB, "query_start", agentId=agent["agentId"], prompt="words")).structured_content["queryId"]
-        await call(BOB, "query_wait", queryIds=[query])
-        await call(BOB, "query_control", queryId=query, action="pause")
+        spawned = await call(BOB, "agents_spawn_parallel", agents=[{"type": "nap", "name": "n"}])
+        [agent] = spawned.structured_content["results"]
+        started = await call(BOB, "query_start", agentId=agent["agentId"], prompt="now")
+        query = started.structured_content["queryId"]
+        assert not (await call(BOB, "query_control", queryId=query, action="pause")).is_error
         async with await server.client(headers=EVE) as client:
+            assert [entry["actor"] for entry in (await client.get(f"/api/queries/{query}")).json()["audit"]] == ["bob"]
             foreign = await client.post("/mcp", json={}, headers={"Origin": "http://evil.example"})
             assert foreign.status_code == 403
         log = server.stderr.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from quarterdeck.server.web import protocol
 from quarterdeck.server.web.protocol import PatientProtocol
@@ -56,7 +57,7 @@ async def serving(app: Flood | Echo) -> AsyncGenerator[int]:
     config = uvicorn.Config(app, http=PatientProtocol, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
     loop = asyncio.get_running_loop()
     config.load()
-    state = uvicorn.server.ServerState()
+    state = ServerState()
     server = await loop.create_server(lambda: PatientProtocol(config, state, {}), "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]

@@ -267,7 +267,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(PIECES, max_size=60).map("".join), st.sampled_from(["a.md", "a.rst", ""]))
 def test_any_text_is_read_and_every_line_number_is_in_it(text: str, name: str) -> None:
     found = parse(text, name)

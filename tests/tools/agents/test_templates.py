@@ -73,7 +73,7 @@ FIXED = [f"fixed{letter}" for letter in "abcdef"]
 FILL = st.lists(st.sampled_from(["x", "yy", "zzz", "42"]), max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(2, 6), st.data())
 def test_a_template_takes_apart_every_text_that_it_matches(words: int, data: st.DataObject) -> None:
     """Few texts of the same words in the same order, with words of their own in between: none is outvoted, all match,
@@ -92,7 +92,7 @@ def test_a_template_takes_apart_every_text_that_it_matches(words: int, data: st.
     assert all(f"{{{slot['slot']}}}" in found["template"] for slot in found["slots"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.text("ab .{1}é\n", max_size=30).filter(str.strip), min_size=3, max_size=6))
 def test_any_texts_are_answered(texts: list[str]) -> None:
     found = template(texts)
