@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,12 @@ code = main(["serve"])
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 sys.exit(code)
 """
+
+
+@pytest.mark.parametrize("module", ["config", "keep", "backup", "doctor"])
+def test_commands_that_serve_nobody_do_not_import_the_sdk(module: str) -> None:
+    code = f"import sys, quarterdeck.server.{module}; sys.exit('mcp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("era", ERAS)
