@@ -14,7 +14,8 @@ from quarterdeck.storage.clock import Clock, iso
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.runs.base import LIVE_AGENT, Agent, AgentStatus, Event, Query, RunStore
 
-from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
+from ..arguments import Arguments, FromJsonText, Limit, read_cursor
+from ..contract import Call, DeckTool, deck_tool
 from .budget import Budget
 from .builtin.base import CrewMember
 from .builtin.catalogue import CREWS, TYPES
