@@ -112,6 +112,8 @@ export function Cell({ label, kind = "", children }) {
   return html`<td role="cell" class=${kind} data-label=${label}>${children}</td>`;
 }
 
+export const PAGE = 25; // rows: more are no easier to read, and slower to draw
+
 // The pages of a list: the cursors of those before, so that one can go back.
 export function usePages(deps) {
   const key = JSON.stringify(deps);
