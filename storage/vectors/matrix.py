@@ -60,8 +60,8 @@ def to_unit_length(matrix: Matrix) -> Matrix:
     """Return the rows, none of which is zero, scaled to length 1."""
     squares = _ordinary_squares(matrix)
     if squares is not None:
-        unit: Matrix = matrix / np.sqrt(squares)[:, None]
-        return unit
+        lengths: Matrix = np.sqrt(squares)
+        return matrix / lengths[:, None]
     return (matrix / _lengths(matrix)[:, None]).astype(np.float32)
 
 

@@ -19,6 +19,7 @@ faiss: Any = import_module("faiss")  # untyped: its own stubs lack some classes 
 
 L2_AT_ONCE = 16  # more queries at once, and FAISS takes |a|² + |b|² - 2ab, which loses short distances in the rounding
 SCAN_ROWS = 4096
+GATHERED = 1000  # vectors that are compared sooner when copied together than when FAISS looks for them
 _WIDTHS = {
     "fp16": faiss.ScalarQuantizer.QT_fp16,
     "sq8": faiss.ScalarQuantizer.QT_8bit,
@@ -66,6 +67,7 @@ class RamVectors:
 
     def __init__(self, index: Any, metric: Metric) -> None:
         self.index = index
+        self._metric: Metric = metric
         self._is_plain = isinstance(index, faiss.IndexFlat)
         self._at_once = L2_AT_ONCE if metric == "l2" else None
 
@@ -77,6 +79,11 @@ class RamVectors:
         self.index.add(matrix)
 
     def nearest(self, queries: Matrix, k: int, mask: Mask | None) -> Slots:
+        if mask is not None and (held := self.unaltered()) is not None:
+            slots = np.flatnonzero(mask)
+            if k <= len(slots) <= GATHERED:
+                rows = held[slots]
+                return np.stack([slots[smallest(_distances(rows, query, self._metric), k)] for query in queries])
         params = faiss.SearchParameters()
         # Both names are needed: FAISS keeps mere pointers.
         bits = None if mask is None else np.packbits(mask, bitorder="little")
@@ -105,7 +112,7 @@ class MappedVectors:
 
     def __init__(self, path: Path, dimension: int, metric: Metric) -> None:
         self._path = path
-        self._metric = metric
+        self._metric: Metric = metric
         self._dimension = dimension
         numbers = np.memmap(path, self.DTYPE, "r") if path.stat().st_size else np.empty(0, self.DTYPE)
         self._disk: NDArray[np.float16] = numbers.reshape(-1, dimension)
@@ -149,9 +156,7 @@ class MappedVectors:
 
     def distances(self, query: Matrix, slots: Slots) -> Matrix:
         """Of some slots to a query: the less, the nearer."""
-        rows = self.rows(slots)
-        distances: Matrix = ((rows - query) ** 2).sum(axis=1) if self._metric == "l2" else -(rows @ query)
-        return distances
+        return _distances(self.rows(slots), query, self._metric)
 
     def nearest(self, queries: Matrix, k: int, mask: Mask | None) -> Slots:
         slots = np.arange(len(self)) if mask is None else np.flatnonzero(mask)
@@ -162,6 +167,11 @@ class MappedVectors:
                 best = smallest(np.concatenate(parts), k)
                 found[row, : len(best)] = slots[best]
         return found
+
+
+def _distances(rows: Matrix, query: Matrix, metric: Metric) -> Matrix:
+    distances: Matrix = ((rows - query) ** 2).sum(axis=1) if metric == "l2" else -(rows @ query)
+    return distances
 
 
 def smallest(values: Matrix, k: int) -> Slots:
