@@ -34,10 +34,16 @@ def app_page() -> str:
         r'<link rel="stylesheet"[^>]*>': f"<style>\n{style}</style>",
         r'<script type="module"[^>]*></script>': f'<script type="module">\n{page_script()}</script>',
     }.items():
-        page, found = re.subn(tag, lambda _, content=content: content, page)
-        if found != 1:
-            raise ValueError(f"index.html has {found} of {tag}")
+        page = _with(content, tag, page)
     return page
+
+
+def _with(content: str, tag: str, page: str) -> str:
+    """The page with the content instead of its one such tag."""
+    before, *after = re.split(tag, page)
+    if len(after) != 1:
+        raise ValueError(f"index.html has {len(after)} of {tag}")
+    return before + content + after[0]
 
 
 def link(folder: Traversable, entry: str) -> str:

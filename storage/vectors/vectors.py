@@ -112,7 +112,7 @@ class MappedVectors:
 
     def __init__(self, path: Path, dimension: int, metric: Metric) -> None:
         self._path = path
-        self._metric = metric
+        self._metric: Metric = metric
         self._dimension = dimension
         numbers = np.memmap(path, self.DTYPE, "r") if path.stat().st_size else np.empty(0, self.DTYPE)
         self._disk: NDArray[np.float16] = numbers.reshape(-1, dimension)

@@ -22,7 +22,7 @@ def say(**message: Any) -> None:
 
 
 def work(task: str, steps: int, pause: float, fail: str | None) -> None:
-    said: str | None = None
+    said = ""
     for step in range(1, steps + 1):
         if not released.is_set():
             say(type="held", id=task)

@@ -73,7 +73,8 @@ async def play(api: MessagesApi, folder: Path, *server: str) -> None:
 async def test_claude_code_lists_and_calls_the_tools(api: MessagesApi, tmp_path: Path) -> None:
     data = f"QUARTERDECK_DATA_DIR={tmp_path / 'deck'}"
     await play(api, tmp_path, "quarterdeck", "-e", data, "--", QUARTERDECK, "serve")
-    listed = await run(CLAUDE, "mcp", "list", env=environment(api, tmp_path / "home"), cwd=tmp_path)
+    env = {**environment(api, tmp_path / "home"), **PATIENT}
+    listed = await run(CLAUDE, "mcp", "list", env=env, cwd=tmp_path)
     assert "Connected" in listed.out, listed.out + listed.err
 
 
