@@ -77,19 +77,20 @@ if __name__ == "__main__":
         store = SqliteMemoryStore(Path(folder) / "memory.db")
         memory = MemoryService(ready(store), SystemClock(), default_ttl=0, restore_window=0)
         uploads = UploadService(OnFirstUse(_never), [], SystemClock())
-        ingest = Ingest(uploads, VectorService(OnFirstUse(_never), offering(), SystemClock()))
-        changes = ChangeFeed(SqliteRunStore(Path(folder) / "runs.db"), ChangeBoard(Path(folder)))
+        vectors = VectorService(OnFirstUse(_never), offering(), SystemClock())
         deck = Deck(
-            Settings(),
-            Path(folder),
-            SystemClock(),
-            _tools(),
-            CallMeter(),
-            memory,
-            uploads,
-            ingest,
-            {},
-            changes,
-            RunTelemetry(),
+            settings=Settings(),
+            data_dir=Path(folder),
+            clock=SystemClock(),
+            tools=_tools(),
+            meter=CallMeter(),
+            memory=memory,
+            uploads=uploads,
+            ingest=Ingest(uploads, vectors),
+            vectors=vectors,
+            types=[],
+            reports={},
+            changes=ChangeFeed(SqliteRunStore(Path(folder) / "runs.db"), ChangeBoard(Path(folder))),
+            telemetry=RunTelemetry(),
         )
         anyio.run(DeckServer(deck).run_stdio_async)
