@@ -343,6 +343,13 @@ def environment_name(field: str) -> str:
     return alias if isinstance(alias, str) else PREFIX + field.upper()
 
 
+def flags(settings: Settings) -> dict[str, bool]:
+    """Every feature flag, by its variable."""
+    return {
+        environment_name(name): getattr(settings, name) for name in Settings.model_fields if name.startswith("feature_")
+    }
+
+
 def keyring(settings: Settings) -> Keyring:
     """The tokens that open the HTTP doors."""
     return Keyring(settings.http_token, settings.http)

@@ -44,7 +44,7 @@ from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 from .agent_types import own_types
 from .agents import open_agents
 from .changes import ChangeBoard, ChangeFeed
-from .config import Settings, environment_name, objects_bucket
+from .config import Settings, flags, objects_bucket
 from .directory_lock import shared
 from .embedders import configured_embedders
 from .stores import (
@@ -183,11 +183,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
             version=version("quarterdeck"),
             about={
                 "backends": backends,
-                "flags": {
-                    environment_name(name): getattr(settings, name)
-                    for name in Settings.model_fields
-                    if name.startswith("feature_")
-                },
+                "flags": flags(settings),
                 "limits": {"agentsMaxAlive": settings.agents_max_alive},
             },
             caches=caches,

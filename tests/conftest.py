@@ -19,11 +19,12 @@ MEMORY = Path("/dev/shm")  # noqa: S108  Linux' file system in memory
 NEEDED = 4 << 30  # bytes free there
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keep what tests write in memory where there is room for it: no test cuts the power, and most of the time of many
     went by waiting for a disk to sync. `TMPDIR=/tmp make test` uses the disk."""
     if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > NEEDED:
-        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+        os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="deck-", dir=MEMORY)
+        config.add_cleanup(lambda: shutil.rmtree(str(tempfile.tempdir), ignore_errors=True))
 
 
 @pytest.fixture(scope="session")

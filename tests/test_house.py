@@ -75,6 +75,13 @@ def test_every_package_is_listed() -> None:
     }
 
 
+def test_every_file_of_the_page_is_shipped() -> None:
+    folder = ROOT / "server" / "dashboard"
+    patterns: list[str] = project()["tool"]["setuptools"]["package-data"]["quarterdeck.server.dashboard"]
+    shipped = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert shipped == {path for path in folder.rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+
+
 def test_there_are_no_other_code_folders() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     folders = {path.split("/")[0] for path in tracked if "/" in path}

@@ -1,11 +1,11 @@
 // Agents: the processes that work, what they use, and what happened to each.
 
-import { useEffect, useRef, useState } from "./vendor/hooks.js";
+import { useMemo, useRef, useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 import { useAnswer, useDeck } from "./deck.js";
 import { bytes, count, dollars, duration, percent, UNKNOWN } from "./format.js";
 import {
-  Badge, Cell, Confirm, Dialog, Elapsed, Empty, Facts, Moment, Pager, reasonOf, Stale, Table, usePages, Waiting,
+  Badge, Cell, Confirm, Dialog, Elapsed, Empty, Facts, Moment, PAGE, Pager, reasonOf, Stale, Table, usePages, Waiting,
 } from "./parts.js";
 import { eventEntry, Timeline } from "./timeline.js";
 import { tell } from "./messages.js";
@@ -24,6 +24,7 @@ export function Agents({ id, open }) {
   const answer = useAnswer(
     ["agents"],
     (deck) => deck.call("agents_list", {
+      limit: PAGE,
       ...(filter === "all" ? { includeHistory: true } : filter === "live" ? {} : { status: filter }),
       ...(pages.cursor ? { cursor: pages.cursor } : {}),
     }),
@@ -63,21 +64,18 @@ function NoAgents({ filter }) {
 // The share of one processor that each agent has used between the last two looks.
 function useRates({ data, at }) {
   const before = useRef(new Map());
-  const rates = useRef(new Map());
-  useEffect(() => {
-    if (!data) return;
+  return useMemo(() => {
+    const rates = new Map();
     const seen = new Map();
-    const found = new Map();
-    for (const { agentId, cpuSeconds } of data.agents) {
+    for (const { agentId, cpuSeconds } of data?.agents ?? []) {
       if (cpuSeconds === null) continue;
       seen.set(agentId, { cpuSeconds, at });
       const last = before.current.get(agentId);
-      if (last) found.set(agentId, Math.max(0, (cpuSeconds - last.cpuSeconds) / ((at - last.at) / 1000)));
+      if (last) rates.set(agentId, Math.max(0, (cpuSeconds - last.cpuSeconds) / ((at - last.at) / 1000)));
     }
     before.current = seen;
-    rates.current = found;
+    return rates;
   }, [at]);
-  return rates.current;
 }
 
 function Row({ agent, at, rate, open }) {

@@ -1,7 +1,8 @@
-"""The dashboard as one document, for hosts that show it inside a chat: such a page may load nothing.
+"""The dashboard's modules as one script, which loads faster, and its files as one document, for hosts that show it
+inside a chat: such a page may load nothing.
 
-Its modules become functions in one inline script, in the order in which they need each other. They are written so that
-this is simple: static imports of relative paths, no cycles, nothing exported that changes later.
+A module becomes a function, in the order in which they need each other. They are written so that this is simple: static
+imports of relative paths, no cycles, nothing exported that changes later.
 """
 
 from __future__ import annotations
@@ -19,20 +20,30 @@ _EXPORT_DEFAULT = re.compile(r"export default function")
 
 
 @cache
+def page_script() -> str:
+    """All that index.html runs."""
+    return link(_folder(), "main.js")
+
+
+@cache
 def app_page() -> str:
     """index.html with its style sheet and script inside."""
-    folder = files(__package__)
-    page = _read(folder, "index.html")
-    style, script = _read(folder, "deck.css"), link(folder, "main.js")
+    page, style = _read(_folder(), "index.html"), _read(_folder(), "deck.css")
     for tag, content in {
         r'<link rel="icon"[^>]*>\s*': "",
         r'<link rel="stylesheet"[^>]*>': f"<style>\n{style}</style>",
-        r'<script type="module"[^>]*></script>': f'<script type="module">\n{script}</script>',
+        r'<script type="module"[^>]*></script>': f'<script type="module">\n{page_script()}</script>',
     }.items():
-        page, found = re.subn(tag, lambda _, content=content: content, page)
-        if found != 1:
-            raise ValueError(f"index.html has {found} of {tag}")
+        page = _with(content, tag, page)
     return page
+
+
+def _with(content: str, tag: str, page: str) -> str:
+    """The page with the content instead of its one such tag."""
+    before, *after = re.split(tag, page)
+    if len(after) != 1:
+        raise ValueError(f"index.html has {len(after)} of {tag}")
+    return before + content + after[0]
 
 
 def link(folder: Traversable, entry: str) -> str:
@@ -90,6 +101,10 @@ def _as_function(source: str, needs: list[str], order: list[str]) -> str:
     code = _EXPORT_DEFAULT.sub(default, code)
     names = ", ".join(f"{outer}: {inner}" for outer, inner in exports.items())
     return f"(() => {{\n{code.strip()}\nreturn {{ {names} }};\n}})()"
+
+
+def _folder() -> Traversable:
+    return files(__name__.rpartition(".")[0])
 
 
 def _read(folder: Traversable, path: str) -> str:

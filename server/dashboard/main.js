@@ -110,7 +110,7 @@ function Unlock() {
     if (token.trim()) deck.transport.retry(token.trim());
   };
   return html`
-    <${Dialog} title="This deck needs a token" onClose=${() => {}}>
+    <${Dialog} title="This deck needs a token">
       <form onSubmit=${submit}>
         <div class="sheet-body">
           <p>It is the one that the server was started with, or one of its configuration. It stays in this tab.</p>

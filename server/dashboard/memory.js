@@ -4,7 +4,7 @@ import { useEffect, useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 import { useAnswer, useDeck, useNow } from "./deck.js";
 import { bytes, count, duration, json, shorten } from "./format.js";
-import { Cell, Confirm, Dialog, Empty, Moment, Pager, reasonOf, Stale, Table, usePages, useSettled, Waiting } from "./parts.js";
+import { Cell, Confirm, Dialog, Empty, Moment, PAGE, Pager, reasonOf, Stale, Table, usePages, useSettled, Waiting } from "./parts.js";
 import { MemoryEditor } from "./memory_editor.js";
 import { tell } from "./messages.js";
 
@@ -30,6 +30,7 @@ export function Memory({ id, open }) {
     (deck) => deck.call("memory_usage", {
       action: query ? "search" : "list",
       namespace,
+      limit: PAGE,
       ...(query ? { query } : {}),
       ...(pages.cursor ? { cursor: pages.cursor } : {}),
     }, { exact: true }),

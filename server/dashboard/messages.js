@@ -1,6 +1,6 @@
 // What came of the things that a person did: shown, and read out by screen readers.
 
-import { useEffect, useState } from "./vendor/hooks.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 
 const LEAVES_AFTER = 7000; // ms; what failed stays until it is dismissed
@@ -24,11 +24,16 @@ function dismiss(id) {
 
 export function Messages() {
   const [messages, setMessages] = useState(shown);
+  const ref = useRef(null);
   useEffect(() => {
     redraw = setMessages;
   }, []);
+  useLayoutEffect(() => { // above a dialog, too, that was opened meanwhile
+    ref.current.hidePopover();
+    ref.current.showPopover();
+  }, [messages]);
   return html`
-    <section class="messages" aria-label="Messages" aria-live="polite">
+    <section ref=${ref} popover="manual" class="messages" aria-label="Messages" aria-live="polite">
       ${messages.map((message) => html`
         <div key=${message.id} class="message ${message.tone}">
           <div>

@@ -29,8 +29,9 @@ export function Elapsed({ ms, at, running }) {
   return duration(running ? ms + Math.max(0, now - at) : ms);
 }
 
-// A modal dialog: the browser keeps the focus inside and gives it back afterwards. `side` makes it a panel.
-export function Dialog({ title, onClose, side = false, children }) {
+// A modal dialog: the browser keeps the focus inside and gives it back afterwards. `side` makes it a panel; without
+// `onClose` it cannot be left.
+export function Dialog({ title, onClose = null, side = false, children }) {
   const ref = useRef(null);
   const open = useRef(true);
   const id = useId();
@@ -42,14 +43,18 @@ export function Dialog({ title, onClose, side = false, children }) {
       element.close();
     };
   }, []);
-  const close = () => open.current && onClose();
+  const close = () => open.current && onClose?.();
+  function closed() { // by the Escape key
+    close();
+    if (onClose === null && open.current) ref.current.showModal();
+  }
   return html`
-    <dialog ref=${ref} class=${side ? "side" : "box"} aria-labelledby=${id} onClose=${close}
+    <dialog ref=${ref} class=${side ? "side" : "box"} aria-labelledby=${id} onClose=${closed}
       onMouseDown=${(event) => event.target === ref.current && close()}>
       <div class="sheet">
         <header class="sheet-head">
           <h2 id=${id}>${title}</h2>
-          <button type="button" class="quiet" onClick=${close} aria-label="Close">✕</button>
+          ${onClose && html`<button type="button" class="quiet" onClick=${close} aria-label="Close">✕</button>`}
         </header>
         ${children}
       </div>
@@ -111,6 +116,8 @@ export function Table({ label, columns, children }) {
 export function Cell({ label, kind = "", children }) {
   return html`<td role="cell" class=${kind} data-label=${label}>${children}</td>`;
 }
+
+export const PAGE = 25; // rows: more are no easier to read, and slower to draw
 
 // The pages of a list: the cursors of those before, so that one can go back.
 export function usePages(deps) {

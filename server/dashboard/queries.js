@@ -4,7 +4,7 @@ import { useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 import { useAnswer, useNow } from "./deck.js";
 import { ago, count, dollars, moment, shorten, UNKNOWN } from "./format.js";
-import { Badge, Cell, Elapsed, Empty, Pager, Progress, Stale, Table, usePages, Waiting } from "./parts.js";
+import { Badge, Cell, Elapsed, Empty, PAGE, Pager, Progress, Stale, Table, usePages, Waiting } from "./parts.js";
 import { isLive, QueryControls } from "./controls.js";
 import { QueryDetail } from "./query_detail.js";
 
@@ -21,6 +21,7 @@ export function Queries({ id, open }) {
   const answer = useAnswer(
     ["queries"],
     (deck) => deck.call("query_list", {
+      limit: PAGE,
       ...(filter === "all" ? { includeHistory: true } : filter === "live" ? {} : { status: filter }),
       ...(pages.cursor ? { cursor: pages.cursor } : {}),
     }),
@@ -78,7 +79,7 @@ function Row({ query, at, skew, open }) {
         ${query.error && html`<span class="sub bad-text" title=${query.error}>${shorten(query.error, 80)}</span>`}
       <//>
       <${Cell} label="Status"><${Badge} status=${query.status} /><//>
-      <${Cell} label="Model">${query.model ?? html`<span class="faint">${UNKNOWN}</span>`}<//>
+      <${Cell} label="Model" kind="name"><span title=${query.model}>${query.model ?? UNKNOWN}</span><//>
       <${Cell} label="Duration" kind="number">
         <${Elapsed} ms=${query.duration} at=${at} running=${query.status === "running" || query.status === "pausing"} />
       <//>

@@ -4,12 +4,11 @@ import { useRef, useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 import { useAnswer, useDeck } from "./deck.js";
 import { bytes, percent, plural, shorten } from "./format.js";
-import { Cell, Confirm, Dialog, Empty, Json, Moment, Pager, reasonOf, Stale, Table, usePages, Waiting } from "./parts.js";
+import { Cell, Confirm, Dialog, Empty, Json, Moment, PAGE, Pager, reasonOf, Stale, Table, usePages, Waiting } from "./parts.js";
 import { tell } from "./messages.js";
 
 const COLUMNS = [["Name"], ["Type"], ["Size", "number"], ["Uploaded"], ["SHA-256"], ["Actions"]];
 const PREVIEW = 65_536; // bytes
-const PART = 1 << 20; // bytes of a download that come in one answer
 
 export function Uploads() {
   const deck = useDeck();
@@ -17,7 +16,7 @@ export function Uploads() {
   const pages = usePages([]);
   const answer = useAnswer(
     ["uploads"],
-    (deck) => deck.call("uploads", { action: "list", ...(pages.cursor ? { cursor: pages.cursor } : {}) }),
+    (deck) => deck.call("uploads", { action: "list", limit: PAGE, ...(pages.cursor ? { cursor: pages.cursor } : {}) }),
     [pages.cursor],
   );
   const { data } = answer;
@@ -126,21 +125,17 @@ function Preview({ of, onClose }) {
     <//>`;
 }
 
-// Through the same door as everything else, so that the token goes with it.
-async function download(deck, { key, originalName, type }) {
-  const parts = [];
+// By fetch and not by a link: the token goes with it.
+async function download(deck, { key, originalName }) {
+  let content;
   try {
-    for (let offset = 0; offset !== undefined; ) {
-      const answer = await deck.call("uploads", { action: "read", key, offset, length: PART, encoding: "base64" });
-      parts.push(Uint8Array.from(atob(answer.content), (character) => character.charCodeAt(0)));
-      offset = answer.nextOffset;
-    }
+    content = await deck.transport.download(key);
   } catch (error) {
     tell("bad", "Not downloaded", `${originalName}: ${reasonOf(error)}`);
     return;
   }
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(parts, { type }));
+  link.href = URL.createObjectURL(content);
   link.download = originalName;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

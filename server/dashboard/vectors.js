@@ -90,6 +90,7 @@ function Search({ collection, names, onCollection }) {
     try {
       const { results } = await deck.call("vector_search", { collection, query: words, mode, limit: 10 });
       setFound({ hits: results[0], ms: performance.now() - began });
+      deck.changed(["vectors"]); // the figures of the cache
     } catch (error) {
       setFound({ error });
     }

@@ -63,6 +63,11 @@ export class WebTransport {
     return this.#answer(await this.#fetch(`api/${folder}/${encodeURIComponent(id)}`, {}), parseReport);
   }
 
+  async download(key) {
+    const response = await this.#fetch(`api/upload/${key.split("/").map(encodeURIComponent).join("/")}`, {});
+    return response.ok ? response.blob() : this.#answer(response, JSON.parse);
+  }
+
   // fetch tells nothing of an upload's progress: XMLHttpRequest does.
   upload(files, onProgress) {
     return new Promise((resolve, reject) => {

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, NotFoundError
 
 from ..app import DeckServer
-from ..config import Settings, environment_name, keyring
+from ..config import flags, keyring
 from ..deck import Deck
 from .access import METADATA, AccessCheck
 from .answers import refusal
@@ -119,16 +119,11 @@ async def _metadata(request: Request) -> Response:
 
 
 def _hello(deck: Deck, caller: Caller) -> dict[str, object]:
-    flags = {environment_name(name): getattr(deck.settings, name) for name in _flags()}
     return {
         "version": version("quarterdeck"),
         "readOnly": caller.read_only or not deck.settings.feature_query_control,
-        "flags": flags,
+        "flags": flags(deck.settings),
     }
-
-
-def _flags() -> list[str]:
-    return [name for name in Settings.model_fields if name.startswith("feature_")]
 
 
 async def _refused(_: Request, exc: Exception) -> Response:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError, LimitError
 
 from .answers import refusal
-from .multipart import BODY_BYTES
+from .multipart import check_form_size
 
 JSON_BYTES = 32 << 20  # 20 uploads by content of 1 MiB each, as base64
 SECONDS = 60.0  # for all of it
@@ -56,13 +56,13 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
+        app: ASGIApp = self._app
         if scope["type"] == "http":
-            limit = BODY_BYTES if scope["path"] == "/api/upload" else JSON_BYTES
-            announced = Headers(scope=scope).get("content-length", "0")
-            if int(announced) > limit:
-                error = LimitError(f"the body is larger than the {limit} bytes that this door takes", status=413)
-                app = refusal(error, {"Connection": "close"})
+            announced = int(Headers(scope=scope).get("content-length", 0))
+            try:
+                (check_form_size if scope["path"] == "/api/upload" else _check_size)(announced)
+            except LimitError as exc:
+                app = refusal(exc, {"Connection": "close"})
         await app(scope, receive, send)
 
 

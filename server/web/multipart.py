@@ -46,7 +46,7 @@ async def read_form(request: Request, spool: Spool) -> UploadForm:
         raise InvalidArgumentError(
             "the body must be multipart/form-data, its files in fields named 'files'", status=400
         )
-    _check_size(int(request.headers.get("content-length", 0)))
+    check_form_size(int(request.headers.get("content-length", 0)))
     reader = _FormReader(spool, options[b"boundary"])
     refusal: DeckError | None = None
     async for piece in _pieces(request):
@@ -73,11 +73,12 @@ async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
         if not piece:
             return
         size += len(piece)
-        _check_size(size)
+        check_form_size(size)
         yield piece
 
 
-def _check_size(size: int) -> None:
+def check_form_size(size: int) -> None:
+    """Raises LimitError: no batch of files can be so large."""
     if size > BODY_BYTES:
         raise LimitError(
             f"the body is larger than {MAX_FILES} files of 100MB can be: at most {BODY_BYTES} bytes", status=413

@@ -14,7 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..dashboard.app_page import page_script
+
 PACKAGE = "quarterdeck.server.dashboard"
+SCRIPT = "deck.js"  # all modules of the page in one: a page that asks for twenty is drawn later
 SMALL = 1_000  # bytes that are not worth compressing
 
 POLICY = (
@@ -32,10 +35,9 @@ def page_routes() -> list[Route]:
 
 async def _page(request: Request) -> Response:
     path = request.path_params.get("path", "index.html")
-    found = _find(path)
-    if found is None:
+    content, kind = _content(path), _type_of(path)
+    if content is None:
         raise HTTPException(404)
-    content, kind = found.read_bytes(), _type_of(path)
     headers = {"ETag": _etag(content), "Cache-Control": "no-cache"}
     if kind == "text/html":
         headers["Content-Security-Policy"] = POLICY
@@ -47,6 +49,13 @@ async def _page(request: Request) -> Response:
             headers["Content-Encoding"] = "gzip"
             content = _compressed(content)
     return Response(content, headers=headers, media_type=kind)
+
+
+def _content(path: str) -> bytes | None:
+    if path == SCRIPT:
+        return page_script().encode()
+    found = _find(path)
+    return found.read_bytes() if found is not None else None
 
 
 def _find(path: str) -> Traversable | None:

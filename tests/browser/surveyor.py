@@ -22,7 +22,7 @@ def say(**message: Any) -> None:
 
 
 def work(task: str, steps: int, pause: float, fail: str | None) -> None:
-    said = None
+    said = ""
     for step in range(1, steps + 1):
         if not released.is_set():
             say(type="held", id=task)
@@ -31,7 +31,7 @@ def work(task: str, steps: int, pause: float, fail: str | None) -> None:
         if model[0] != said:
             said = model[0]
             say(type="model", id=task, model=said)
-        say(type="progress", id=task, done=step, total=steps, message=f"sheet {step}")
+        say(type="progress", id=task, done=step, total=steps, message=f"line {step // 50 + 1}")
         say(type="usage", id=task, tokens=step * 137, usd=round(step * 0.00041, 6))
         pace.wait(pause)
     if fail is not None:

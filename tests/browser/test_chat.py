@@ -50,20 +50,22 @@ async def test_a_chat_shows_the_deck_and_steers_it(tmp_path: Path, browser: Brow
             result = await deck.client.read_resource(uri)
             return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
-        await page.expose_function("callTool", call_tool)
-        await page.expose_function("readResource", read_resource)
+        await page.expose_function("callTool", call_tool)  # pyright: ignore[reportUnknownMemberType]
+        await page.expose_function("readResource", read_resource)  # pyright: ignore[reportUnknownMemberType]
         csp = {"Content-Security-Policy": POLICY}
         await page.route(
             "http://chat.example/*",
-            lambda route: route.fulfill(path=HOST, content_type="text/javascript")
-            if route.request.url.endswith("host.js")
-            else route.fulfill(body=CHAT, content_type="text/html", headers=csp),
+            lambda route: (
+                route.fulfill(path=HOST, content_type="text/javascript")
+                if route.request.url.endswith("host.js")
+                else route.fulfill(body=CHAT, content_type="text/html", headers=csp)
+            ),
         )
         await page.goto("http://chat.example/")
         opened_by = {"theme": "dark", "toolInfo": {"tool": {"name": "agents_list", "inputSchema": {"type": "object"}}}}
         await page.evaluate("([html, context]) => show(html, context)", [page_read.text, opened_by])
         app = page.frame_locator("iframe")
-        await expect(app.get_by_role("heading", name="Live agents")).to_be_visible()  # the view of the tool that was called
+        await expect(app.get_by_role("heading", name="Live agents")).to_be_visible()  # what that tool lists
         await expect(app.locator("html")).to_have_attribute("data-theme", "dark")
 
         spawned = await deck.call("agents_spawn_parallel", agents=[{"type": "surveyor", "name": "Surveyor"}])

@@ -12,7 +12,7 @@ from .scene import Scene
 EXACT = '{"id": 12345678901234567890, "share": 1.0}'
 
 
-async def test_an_entry_is_edited_exactly_and_never_over_somebody_elses_change(deck: Scene, open_page: OpenPage) -> None:
+async def test_an_entry_is_edited_exactly_and_never_over_another_change(deck: Scene, open_page: OpenPage) -> None:
     stored = await deck.client.post(
         "/api/tools/memory_usage",
         content=f'{{"action": "store", "namespace": "exact", "key": "log", "ttl": 0, "value": {EXACT}}}',
@@ -27,7 +27,9 @@ async def test_an_entry_is_edited_exactly_and_never_over_somebody_elses_change(d
     await value.fill((await value.input_value()).replace("1.0", "2.0"))
     await editor.get_by_role("button", name="Store", exact=True).click()
     await expect(page.get_by_text("log, version 2")).to_be_visible()
-    text = (await deck.client.get("/api/memory", params={"action": "retrieve", "namespace": "exact", "key": "log"})).text
+    text = (
+        await deck.client.get("/api/memory", params={"action": "retrieve", "namespace": "exact", "key": "log"})
+    ).text
     assert "12345678901234567890" in text
     assert "2.0" in text
 

@@ -55,7 +55,9 @@ async def test_script_in_every_field_stays_text(deck: Scene, open_page: OpenPage
     stored = (await deck.call("uploads", action="list"))["uploads"][0]["originalName"]
     await page.get_by_role("button", name=stored, exact=True).click()
     await expect(page.get_by_role("region", name="Content")).to_contain_text("C <img")
-    assert await page.evaluate("[window.owned, document.querySelectorAll('img, main script, dialog script').length]") == [None, 0]
+    assert await page.evaluate(
+        "[window.owned, document.querySelectorAll('img, main script, dialog script').length]"
+    ) == [None, 0]
 
 
 async def go(page: Page, view: str) -> None:

@@ -9,7 +9,6 @@ from playwright.async_api import expect
 from .conftest import OpenPage
 from .scene import Scene
 
-
 DROPPED = """files => {
     const data = new DataTransfer();
     for (const [name, text] of files) data.items.add(new File([text], name));

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import (
     Completion,
     CompletionArgument,
     CompletionContext,
+    GetPromptResult,
+    InputRequiredResult,
+    Prompt,
     PromptReference,
     ResourceTemplateReference,
 )
@@ -38,6 +42,16 @@ class FixtureServer(DeckServer):
         super().__init__(deck, *args)
         add_resources_and_prompts(self)
 
+    async def list_prompts(self) -> list[Prompt]:
+        return [*await super().list_prompts(), *await MCPServer.list_prompts(self)]
+
+    async def get_prompt(  # pyright: ignore[reportIncompatibleMethodOverride]  a fixture asks first
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[None, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        if name.startswith("test_"):
+            return await MCPServer.get_prompt(self, name, arguments, context)
+        return await super().get_prompt(name, arguments, context)
+
     async def _complete(
         self,
         ref: ResourceTemplateReference | PromptReference,
@@ -50,7 +64,7 @@ class FixtureServer(DeckServer):
 
 
 async def main(data_dir: Path) -> None:
-    app.DeckServer = FixtureServer  # type: ignore[misc]  # the door of the test
+    app.DeckServer = FixtureServer  # the door of the test
     async with open_deck(Settings(data_dir=data_dir, upload_roots=[], http_rate=0)) as deck:
         both = {**deck.tools, **cast("dict[str, DeckTool]", tools())}
         served = app.http_app(dataclasses.replace(deck, tools=both), asyncio.Event())

@@ -56,9 +56,6 @@ async def play(api: MessagesApi, folder: Path, *server: str) -> None:
     env = {**environment(api, folder / "home"), **PATIENT}
     added = await run(CLAUDE, "mcp", "add", *server, env=env, cwd=folder)
     assert added.code == 0, added.err
-    listed = await run(CLAUDE, "mcp", "list", env=env, cwd=folder)
-    assert "Connected" in listed.out, listed.out + listed.err
-
     script = Script()
     api.will_say(*[partial(reply, script)] * 20)
     ended = await run(
@@ -76,6 +73,9 @@ async def play(api: MessagesApi, folder: Path, *server: str) -> None:
 async def test_claude_code_lists_and_calls_the_tools(api: MessagesApi, tmp_path: Path) -> None:
     data = f"QUARTERDECK_DATA_DIR={tmp_path / 'deck'}"
     await play(api, tmp_path, "quarterdeck", "-e", data, "--", QUARTERDECK, "serve")
+    env = {**environment(api, tmp_path / "home"), **PATIENT}
+    listed = await run(CLAUDE, "mcp", "list", env=env, cwd=tmp_path)
+    assert "Connected" in listed.out, listed.out + listed.err
 
 
 @pytest.mark.slow

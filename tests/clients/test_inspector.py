@@ -34,10 +34,9 @@ async def test_the_schemas_pass_the_strict_lint(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("era", ["legacy", "modern"])
-async def test_a_call_from_the_command_line(era: str, tmp_path: Path) -> None:
+async def test_a_call_in_the_newest_protocol(tmp_path: Path) -> None:
     call = ["--method", "tools/call", "--tool-name", "memory_usage"]
     arguments = json.dumps({"action": "store", "key": "plan", "value": {"ship": 1}})
-    ended = await inspect(tmp_path, "--protocol-era", era, *call, "--tool-args-json", arguments)
+    ended = await inspect(tmp_path, "--protocol-era", "modern", *call, "--tool-args-json", arguments)
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["result"]["structuredContent"]["stored"] is True

@@ -20,7 +20,8 @@ from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.sqlite import SqliteMemoryStore
 from quarterdeck.storage.runs.sqlite import SqliteRunStore
 from quarterdeck.tools.agents.telemetry import RunTelemetry
-from quarterdeck.tools.contract import Arguments, Call, DeckTool, deck_tool
+from quarterdeck.tools.arguments import Arguments
+from quarterdeck.tools.contract import Call, DeckTool, deck_tool
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.status.meter import CallMeter
 from quarterdeck.tools.uploads.ingest import Ingest

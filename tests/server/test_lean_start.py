@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 from tests.bench.raw_client import ERAS, Era, RawClient
 
 HEAVY = {
-    "aioboto3", "aiobotocore", "asyncpg", "botocore", "faiss", "fastembed", "httpx", "numpy", "pydantic_ai",
-    "qdrant_client", "redis", "stamina",
+    "aioboto3", "aiobotocore", "asyncpg", "botocore", "faiss", "fastembed", "httpx", "numpy", "prometheus_client",
+    "pydantic_ai", "qdrant_client", "redis", "stamina",
 }  # fmt: skip
 """What is imported when a call needs it. What the SDK imports is there anyway."""
 
@@ -24,6 +25,12 @@ code = main(["serve"])
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 sys.exit(code)
 """
+
+
+@pytest.mark.parametrize("module", ["config", "keep", "backup", "doctor"])
+def test_commands_that_serve_nobody_do_not_import_the_sdk(module: str) -> None:
+    code = f"import sys, quarterdeck.server.{module}; sys.exit('mcp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("era", ERAS)

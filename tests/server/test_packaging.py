@@ -115,9 +115,9 @@ def test_the_registry_can_read_server_json() -> None:
     server = json.loads((ROOT / "server.json").read_text())
     schema = json.loads((Path(__file__).parent / "server_schema.json").read_text())
     assert server["$schema"] == schema["$id"]
-    validator = jsonschema.Draft7Validator(schema, format_checker=jsonschema.FormatChecker())
-    assert [error.message for error in validator.iter_errors(server)] == []
-    assert [error.message for error in validator.iter_errors({**server, "description": "x" * 101})] != []
+    jsonschema.validate(server, schema)
+    with pytest.raises(jsonschema.ValidationError, match="is too long"):
+        jsonschema.validate({**server, "description": "x" * 101}, schema)
     [package] = server["packages"]
     manifest = json.loads((ROOT / "manifest.json").read_text())
     assert {server["version"], package["version"], manifest["version"]} == {PROJECT["version"]}

@@ -29,7 +29,8 @@ from quarterdeck.tools.agents.runners.base import (
 )
 from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.agents.runners.llm.runner import LlmRunner
-from quarterdeck.tools.contract import Arguments, Call, DeckTool, deck_tool
+from quarterdeck.tools.arguments import Arguments
+from quarterdeck.tools.contract import Call, DeckTool, deck_tool
 from tests.servers.chat import INPUT, OUTPUT, ChatServer, Reply, call, say
 from tests.until import until
 

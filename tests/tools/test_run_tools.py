@@ -23,6 +23,7 @@ class Caller(NoClient):
     """Calls the tools by name, as a client that takes no progress."""
 
     def __init__(self, bridge: Bridge) -> None:
+        super().__init__("client")
         crews = {"pair": [CrewMember("worker", name, "medium") for name in ("left", "right")]}
         agents = AgentTools(bridge.orchestrator, bridge.queries.start, bridge.runs, bridge.clock, crews, parallel=True)
         families = [

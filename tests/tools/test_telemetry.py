@@ -97,13 +97,15 @@ async def test_an_agent_its_work_and_its_calls_are_spans_without_content(exporte
     assert invoked["quarterdeck.usage.cpu_seconds"] >= 0
     assert "quarterdeck.usage.tokens" not in invoked
     span = exported.span("invoke_agent reader")
+    context = span.get_span_context()
+    assert context is not None
     assert span.instrumentation_scope is not None
     assert span.instrumentation_scope.schema_url == SCHEMA_URL
     tools = [one for one in exported.spans.get_finished_spans() if one.name == "execute_tool memory_usage"]
     assert tools, "a researcher keeps what it found"
     for tool in tools:
         assert tool.parent is not None
-        assert tool.parent.span_id == span.get_span_context().span_id
+        assert tool.parent.span_id == context.span_id
     assert "harbour" not in exported.everything()
     points = exported.points()
     [duration] = [

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from quarterdeck.storage.errors import LimitError
 
-from ..contract import Arguments
+from ..arguments import Arguments
 
 Amounts = Mapping[str, float | None]
 """By the wire's names: tokens, usd, wallSeconds, outputBytes."""

@@ -14,7 +14,8 @@ from quarterdeck.storage.clock import Clock, iso
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.runs.base import LIVE_AGENT, Agent, AgentStatus, Event, Query, RunStore
 
-from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
+from ..arguments import Arguments, FromJsonText, Limit, read_cursor
+from ..contract import Call, DeckTool, deck_tool
 from .budget import Budget
 from .builtin.base import CrewMember
 from .builtin.catalogue import CREWS, TYPES
@@ -284,10 +285,8 @@ class AgentTools:
     def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
         row = self._orchestrator.agents.latest(row)
         process = live.handle.process if live else row.process
-        if live is not None:
-            usage = live.handle.usage()
-        else:  # another server's, perhaps
-            usage = usage_of(process) if row.status in LIVE_AGENT else None
+        seen = process if row.status in LIVE_AGENT else None  # of another server's agent, too
+        usage = live.handle.usage() if live else usage_of(seen)
         return {
             "agentId": row.id,
             "type": row.type,

@@ -16,8 +16,8 @@ from quarterdeck.storage.clock import Clock, SteadyClock
 from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError, StorageError
 from quarterdeck.storage.lazy import OnFirstUse
 from quarterdeck.storage.memory.base import Entry, Hit, MemoryStore, NamespaceStats
+from quarterdeck.tools.arguments import read_cursor
 from quarterdeck.tools.changes import nobody, tells
-from quarterdeck.tools.contract import read_cursor
 
 from .checks import (
     MAX_KEY,

@@ -11,7 +11,8 @@ from typing_extensions import TypedDict
 from quarterdeck.storage.clock import iso
 from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.storage.memory.base import Entry, Hit
-from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, check_applies, deck_tool
+from quarterdeck.tools.arguments import Arguments, Limit, check_applies
+from quarterdeck.tools.contract import Call, DeckTool, Json, deck_tool
 
 from .service import MAX_TOKENS, MemoryService
 from .uri import uri_of

@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from quarterdeck.storage.clock import iso, milliseconds_of
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.memory.base import Entry
-from quarterdeck.tools.contract import Arguments, explain
+from quarterdeck.tools.arguments import Arguments, explain
 
 from .checks import check_loaded, check_names, json_text
 from .service import MemoryService

@@ -9,7 +9,8 @@ from typing_extensions import TypedDict
 
 from quarterdeck.storage.clock import iso
 
-from ..contract import Arguments, Call, DeckTool, deck_tool
+from ..arguments import Arguments
+from ..contract import Call, DeckTool, deck_tool
 from .optimizer import DEFAULT_INTERVAL_MS, Action, Optimizer
 from .rules import Rule
 

@@ -16,7 +16,8 @@ from quarterdeck.storage.runs.base import LIVE_QUERY, Query, QueryStatus
 from ..agents.budget import Budget
 from ..agents.rights import PermissionMode
 from ..agents.runners.base import MAX_PROMPT, Control, Outcome, PauseLevel
-from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, deck_tool, read_cursor
+from ..arguments import Arguments, FromJsonText, Limit, read_cursor
+from ..contract import Call, DeckTool, deck_tool
 from .controls import Options
 from .desk import ControlDesk
 from .manager import QueryManager

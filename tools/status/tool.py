@@ -12,7 +12,8 @@ from typing_extensions import TypedDict
 from quarterdeck.storage.clock import Clock, iso
 
 from ..agents.orchestrator import Orchestrator
-from ..contract import Arguments, Call, DeckTool, deck_tool
+from ..arguments import Arguments
+from ..contract import Call, DeckTool, deck_tool
 from ..queries.manager import QueryManager
 from .meter import CallMeter
 

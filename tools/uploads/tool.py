@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 from quarterdeck.storage.errors import InvalidArgumentError, LimitError
 from quarterdeck.storage.objects.base import PRESIGN_SECONDS, ObjectInfo
 
-from ..contract import Arguments, Call, DeckTool, FromJsonText, Limit, check_applies, deck_tool
+from ..arguments import Arguments, FromJsonText, Limit, check_applies
+from ..contract import Call, DeckTool, deck_tool
 from .ingest import Ingest
 from .naming import PREFIX
 from .service import UploadResult, UploadService

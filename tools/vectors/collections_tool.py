@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 
 from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.storage.vectors.base import CollectionInfo, CollectionState, Metric, Quantization, WishedIndex
-from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, deck_tool
+from quarterdeck.tools.arguments import Arguments, Limit
+from quarterdeck.tools.contract import Call, DeckTool, Json, deck_tool
 
 from .service import VectorService
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from quarterdeck.tools.contract import FromJsonText
+from quarterdeck.tools.arguments import FromJsonText
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,8 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from quarterdeck.storage.vectors.base import Hit, Metric, Precision
-from quarterdeck.tools.contract import Arguments, Call, DeckTool, FromJsonText, Json, Limit, deck_tool
+from quarterdeck.tools.arguments import Arguments, FromJsonText, Limit
+from quarterdeck.tools.contract import Call, DeckTool, Json, deck_tool
 
 from .numbers import Numbers
 from .service import Mode, VectorService

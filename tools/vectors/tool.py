@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
-from quarterdeck.tools.contract import Arguments, Call, DeckTool, FromJsonText, Json, deck_tool
+from quarterdeck.tools.arguments import Arguments, FromJsonText
+from quarterdeck.tools.contract import Call, DeckTool, Json, deck_tool
 
 from .collections_tool import collections_tool
 from .numbers import Numbers

@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 from quarterdeck.storage.clock import iso
 from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError
 from quarterdeck.storage.vectors.base import Metric, Point, Vector
-from quarterdeck.tools.contract import Arguments, Call, DeckTool, Json, Limit, deck_tool
+from quarterdeck.tools.arguments import Arguments, Limit
+from quarterdeck.tools.contract import Call, DeckTool, Json, deck_tool
 
 from .service import NewPoint, VectorService
 

@@ -75,6 +75,21 @@ async def test_without_a_right_token_there_is_a_way_to_learn_of_one_and_nothing_
             assert (await client.get(path)).status_code == 200
 
 
+async def test_no_door_opens_to_a_foreign_name_or_to_a_page_of_another_site(tmp_path: Path) -> None:
+    async with served(tmp_path) as client:
+        described = (await client.get("/api/openapi.json")).json()["paths"]
+        doors = [(method.upper(), path) for path, methods in described.items() for method in methods]
+        call = {"action": "store", "key": "k", "value": 1}
+        for method, path in [*doors, ("GET", "/"), ("GET", "/assets/index.html"), ("POST", "/mcp"), ("GET", "/mcp")]:
+            body = call if method == "POST" else None
+            rebound = await client.request(method, path, json=body, headers={"Host": "evil.example"})
+            assert rebound.status_code == 421, path
+            for origin in ("http://evil.example", "null"):
+                answer = await client.request(method, path, json=body, headers={"Origin": origin})
+                assert (answer.status_code, answer.json()["code"]) == (403, "denied"), path
+        assert (await client.get("/api/memory?action=list")).json()["count"] == 0
+
+
 def test_a_token_is_compared_as_a_whole() -> None:
     keyring = Keyring(None, HttpTable.model_validate(TOKENS))
     assert keyring.holder(b"eve-only-looks-on") == ("eve", "read")
