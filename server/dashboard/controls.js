@@ -79,7 +79,7 @@ export function QueryControls({ query }) {
             if (model === "other") setDialog("model");
             else if (model) control("change_model", { model });
           }}>
-          <option value="">Model …</option>
+          <option value="">Model</option>
           ${MODELS.map((model) => html`<option value=${model}>${model}</option>`)}
           <option value="other">another …</option>
         </select>`}
