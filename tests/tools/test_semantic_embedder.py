@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,6 +78,23 @@ async def test_the_loop_goes_on_while_it_works(embedder: SemanticEmbedder, monke
     assert not working.done()
     go_on.set()
     assert (await working).shape == (1, 384)
+
+
+OPENED = """
+import asyncio, sys
+from pathlib import Path
+from quarterdeck.tools.vectors.embedders.semantic import SemanticEmbedder
+asyncio.run(SemanticEmbedder.open("semantic:x", sys.argv[1], Path(sys.argv[2]), Path(sys.argv[2])))
+"""
+
+
+def test_the_runtime_of_the_model_reports_to_nobody(folder: Path, tmp_path: Path) -> None:
+    """With its telemetry on, it leaves a device id and a file of events in the home folder."""
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    subprocess.run([sys.executable, "-c", OPENED, MINILM, str(folder)], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 async def open_from(folder: Path | None, tmp_path: Path, model: str = MINILM) -> SemanticEmbedder:

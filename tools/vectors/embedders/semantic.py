@@ -85,6 +85,7 @@ class SemanticEmbedder:
 
 def _source(model: str) -> dict[str, Any]:
     """What fastembed knows about a model."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it loads: else it reports to its maker, and keeps a device id
     try:
         from fastembed import TextEmbedding
         from loguru import logger
