@@ -49,7 +49,7 @@ export function Vectors({ id, open }) {
 
 function CacheFigures({ cache }) {
   return html`
-    <p class="sub">Cache: ${bytes(cache.cache_size)}, ${
+    <p class="sub">Cache: ${bytes(cache.cache_bytes)}, ${
       cache.cache_hit_rate === null ? "no search yet" : `${percent(cache.cache_hit_rate)} of searches answered by it`}</p>`;
 }
 

@@ -60,3 +60,13 @@ async def test_a_lost_server_is_told_and_found_again(tmp_path: Path, open_page: 
         await expect(page.get_by_role("alert")).to_have_count(0)
         await page.get_by_role("link", name="Memory").click()
         await expect(page.get_by_role("row").filter(has_text="before")).to_be_visible()
+
+
+async def test_the_cache_of_searches_is_shown_by_its_bytes(tmp_path: Path, open_page: OpenPage) -> None:
+    async with scene(tmp_path) as deck:
+        await deck.call("vector_upsert", collection="buoys", points=[{"id": "1", "text": "a buoy"}])
+        await deck.call("vector_search", collection="buoys", query="buoy")
+        kept = (await deck.call("server_status"))["caches"]["vectors"]["cache_bytes"]
+        assert 1 < kept < 1000
+        page = await open_page(f"{deck.url}/#vectors")
+        await expect(page.get_by_text(f"Cache: {kept} B,")).to_be_visible()
