@@ -136,7 +136,7 @@ async def _no_route(request: Request, exc: Exception) -> Response:
     door = f"{request.method} {request.url.path[:80]}"
     if exc.status_code == 404:
         return refusal(NotFoundError(f"{door}: there is no such door; GET /api/openapi.json lists all", status=404))
-    allowed = (exc.headers or {}).get("Allow", "")
+    allowed = ", ".join(sorted((exc.headers or {}).get("Allow", "").split(", ")))
     error = InvalidArgumentError(f"{door}: this door takes {allowed}", status=exc.status_code)
     return refusal(error, exc.headers)
 

@@ -89,7 +89,7 @@ class Query:
     def last_activity(self) -> int:
         """When anything of it last changed."""
         moments = (self.started_at, self.told_at, self.paused_at, self.ended_at)
-        return max(self.created_at, *filter(None, moments))
+        return max([self.created_at, *filter(None, moments)])
 
     def active_ms(self, now: int) -> int | None:
         """Time it has worked, pauses left out; None before its start."""

@@ -40,6 +40,7 @@ class TestAgent:
         self._mode = offers.get("modes", [""])[0]
         self._model = offers.get("models", [""])[0]
         self._left = asyncio.Event()
+        self._was_left = False  # a question of its was answered by "cancelled"
 
     def on_connect(self, conn: Json) -> None:
         self._client = conn
@@ -142,12 +143,15 @@ class TestAgent:
         _note("prompt", text)
         Path(session_id).touch()
         self._left.clear()
+        self._was_left = False
         steps = json.loads(text) if text.startswith("[") else [{"say": f"heard: {text}"}]
         working = asyncio.create_task(self._work(session_id, steps))
         left = asyncio.create_task(self._left.wait())
         await asyncio.wait([working, left], return_when=asyncio.FIRST_COMPLETED)
+        if self._was_left:  # the notification is behind the answer that said so, if there is one
+            await asyncio.wait([left], timeout=0.5)
         left.cancel()
-        if not working.done():
+        if not working.done() or (self._was_left and self._left.is_set()):
             working.cancel()
             return schema.PromptResponse(stop_reason="cancelled")
         return working.result()
@@ -196,6 +200,7 @@ class TestAgent:
         answer = await self._client.request_permission(session_id=session, tool_call=call, options=options)
         said = getattr(answer.outcome, "option_id", answer.outcome.outcome)
         _note("answer", step["ask"], said)
+        self._was_left = said == "cancelled"
         await self._client.session_update(session, acp.update_agent_message_text(f"{said}."))
 
 
