@@ -17,6 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import INVALID_PARAMS
 
 from quarterdeck.server.client import DeckClient
+from tests.server.test_keep import run
 from tests.servers.http import http_server
 
 Event = tuple[str, dict[str, Any]]
@@ -72,6 +73,17 @@ async def test_what_any_server_changes_is_told_to_all(tmp_path: Path) -> None:
             assert agent in (await changed(one, "agents"))["agents"]
             query = (await other.call("query_start", agentId=agent, prompt="words"))["queryId"]
             assert query in (await changed(one, "queries"))["queries"]
+
+
+async def test_an_import_beside_the_server_is_told_too(tmp_path: Path) -> None:
+    row = {"namespace": "n", "key": "k", "value": 1, "version": 1, "expiresAt": None}
+    row |= dict.fromkeys(("createdAt", "updatedAt"), "2026-01-01T00:00:00Z")
+    with http_server(tmp_path) as server:
+        async with await server.client() as client, listening(client) as events:
+            assert (await anext(events))[0] == "hello"
+            code, _, told = await run(server.data_dir, "memory", "import", given=json.dumps(row).encode())
+            assert (code, told.split(",")[0]) == (0, "1 entries imported")
+            assert await changed(events, "memory")
 
 
 async def test_a_signal_ends_the_streams_and_the_server(tmp_path: Path) -> None:
