@@ -20,10 +20,11 @@ LOOK_EVERY = 0.25  # seconds, while anybody looks on: no client hears more often
 TELL_AFTER = 0.05  # seconds in which the changes of one process become one
 TAKEN_AT_ONCE = 5_000  # changes of agents and queries
 KEPT = ("memory", "uploads", "vectors")
+CHANGES = "changes"  # the folder of the board, in the data directory
 
 
 class ChangeBoard:
-    """Where the servers of a data directory tell each other what they changed: a file each, by its time stamp.
+    """Where the processes of a data directory tell each other what they changed: a file each, by its time stamp.
 
     Backends differ in whether and how they tell of changes; this costs a writer one system call every now and then.
     Agents and queries are not on it: their store names the rows that changed.

@@ -43,7 +43,7 @@ from quarterdeck.tools.vectors.worker_tool import vector_worker_tools
 
 from .agent_types import own_types
 from .agents import open_agents
-from .changes import ChangeBoard, ChangeFeed
+from .changes import CHANGES, ChangeBoard, ChangeFeed
 from .config import Settings, flags, objects_bucket
 from .directory_lock import shared
 from .embedders import configured_embedders
@@ -110,7 +110,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
         stack.callback(opening.cancel)
         if backends["memory"] == "sqlite":  # a server that is slow to answer must not delay the client
             await opening
-        board = ChangeBoard(data_dir / "changes")
+        board = ChangeBoard(data_dir / CHANGES)
         stack.callback(board.close)
         memory = memory_service(settings, memory_store, clock)
         memory.on_change = board.noted("memory")

@@ -20,6 +20,7 @@ from quarterdeck.tools.memory.claude_flow import TakenOver, take_over
 from quarterdeck.tools.memory.service import MemoryService
 from quarterdeck.tools.memory.transfer import export_lines, import_lines
 
+from .changes import CHANGES, ChangeBoard
 from .config import Settings
 from .directory_lock import shared
 from .stores import memory_service, open_memory_store, prepare_data_dir, sqlite_path
@@ -75,10 +76,14 @@ async def _memory(settings: Settings) -> AsyncGenerator[MemoryService]:
     with shared(data_dir, sqlite_path(settings.memory_url)):
         store = OnFirstUse(lambda: open_memory_store(settings.memory_url, data_dir, settings.durability))
         opened = await store()
+        memory = memory_service(settings, store, SystemClock())
+        board = ChangeBoard(data_dir / CHANGES)
+        memory.on_change = board.noted("memory")
         try:
-            yield memory_service(settings, store, SystemClock())
+            yield memory
         finally:
             await opened.close()
+            board.close()
 
 
 def _tell_progress(count: int, what: str) -> None:

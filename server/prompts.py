@@ -169,8 +169,8 @@ def _work(agent_type: str, **fields: str) -> str:
 
 def _number(values: Mapping[str, str], name: str) -> int:
     text = values[name]
-    if not (text.isascii() and text.isdecimal()) or not 0 < int(text[:16]) <= 10**12:
-        raise MCPError(INVALID_PARAMS, f"{name}: must be a whole number from 1 on, got {text[:40]!a}")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 13 and 0 < int(text) <= 10**12):
+        raise MCPError(INVALID_PARAMS, f"{name}: must be a whole number from 1 to 10^12, got {text[:40]!a}")
     return int(text)
 
 

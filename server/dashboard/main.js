@@ -20,7 +20,11 @@ const embedded = window.parent !== window;
 
 function readRoute() {
   const [view, id] = location.hash.slice(1).split("/");
-  return { view: view in VIEWS ? view : "queries", id: id ? decodeURIComponent(id) : null };
+  try {
+    return { view: Object.hasOwn(VIEWS, view) ? view : "queries", id: id ? decodeURIComponent(id) : null };
+  } catch { // no such encoding
+    return { view: "queries", id: null };
+  }
 }
 
 function useRoute() {

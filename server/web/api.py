@@ -25,8 +25,6 @@ from .doors import BYTES, Door
 from .multipart import read_form
 
 Arguments = dict[str, Any]
-CHUNK_BYTES = 1 << 20  # of a download, held at once
-
 PIECE_BYTES = 1 << 20  # of a download: so many are read at once
 
 UPLOAD_FORM: Schema = {

@@ -37,16 +37,17 @@ def listen_until(ending: asyncio.Event) -> ServerMiddleware[Any]:
     async def listen(ctx: Context, call_next: CallNext) -> HandlerResult:
         if ctx.method != "subscriptions/listen":
             return await call_next(ctx)
-        async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:  # no task group: it would wrap what the handler refuses
 
             async def end() -> None:
                 await ending.wait()
-                tasks.cancel_scope.cancel()
+                scope.cancel()
 
-            tasks.start_soon(end)
-            result = await call_next(ctx)
-            tasks.cancel_scope.cancel()
-            return result
+            waiting = asyncio.create_task(end())
+            try:
+                return await call_next(ctx)
+            finally:
+                waiting.cancel()
         return SubscriptionsListenResult(_meta={SUBSCRIPTION_ID_META_KEY: ctx.request_id})
 
     return listen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
+import re
 from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -24,6 +25,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; manifest-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # no dots alone, and none of what Windows takes for a drive or a stream
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".svg": "image/svg+xml", ".woff2": "font/woff2"}
 _COMPRESSED = ("text/", "application/json", "image/svg+xml", "application/manifest+json")
 
@@ -61,9 +63,7 @@ def _content(path: str) -> bytes | None:
 def _find(path: str) -> Traversable | None:
     """A file of the package; no name leads out of it, and none to its code."""
     parts = path.split("/")
-    if any(part in ("", ".", "..", "__pycache__") or "\\" in part or "\0" in part for part in parts) or path.endswith(
-        ".py"
-    ):
+    if not all(_NAME.fullmatch(part) for part in parts) or "__pycache__" in parts or path.endswith(".py"):
         return None
     found = files(PACKAGE).joinpath(*parts)
     return found if found.is_file() else None

@@ -35,6 +35,11 @@ class PatientProtocol(H11Protocol):
         super().data_received(data)
         self._wait_for_more()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:  # of a request that came with the one before
+            self._wait_for_more()
+
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._read, self._write):
             if timer is not None:

@@ -30,6 +30,13 @@ async def test_the_token_is_asked_for_and_leaves_no_trace_in_the_address(tmp_pat
         await expect(page.get_by_text("No queries yet.")).to_be_visible()
 
 
+async def test_an_address_that_means_nothing_shows_the_queries(tmp_path: Path, open_page: OpenPage) -> None:
+    async with scene(tmp_path) as deck:
+        for nothing in ("constructor", "queries/%E0%A4%A"):
+            page = await open_page(f"{deck.url}/#{nothing}")
+            await expect(page.get_by_text("No queries yet.")).to_be_visible()
+
+
 async def test_a_page_that_may_only_read_says_so_and_offers_no_control(tmp_path: Path, open_page: OpenPage) -> None:
     async with scene(tmp_path, FEATURE_QUERY_CONTROL="false") as deck:
         [agent] = await deck.spawn("Surveyor")

@@ -63,6 +63,7 @@ async def test_they_are_listed_got_and_completed(tmp_path: Path, era: Era) -> No
             ("research_run", {}, "question: research_run needs it"),
             ("research_run", {"question": "q", "type": "sage"}, "type: no 'sage' (types: researcher"),
             ("research_run", {"question": "q", "seconds": "soon"}, "seconds: must be a whole number"),
+            ("research_run", {"question": "q", "tokens": "0" * 15 + "9" * 5000}, "tokens: must be a whole number"),
             ("index_folder", {"folder": "f", "depth": "2"}, "unknown argument 'depth'"),
             ("summon", {}, "no prompt 'summon' (prompts: review_crew"),
         ):

@@ -265,6 +265,21 @@ async def test_a_signal_lets_a_running_upload_end(server: HttpServer) -> None:
     assert len(await stored(server)) == 1
 
 
+async def test_a_signal_lets_a_running_download_end(server: HttpServer) -> None:
+    content = os.urandom(20 << 20)  # more than sockets hold
+    async with await server.client() as client:
+        key = (await client.post("/api/upload", files=files(("large", content)))).json()["files"][0]["path"]
+    async with Raw(await server.url()) as slow:
+        slow.writer.write(f"GET /api/upload/{key} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        async with asyncio.timeout(30):
+            assert b"200 OK" in await slow.reader.readuntil(b"\r\n\r\n")
+        server.process.send_signal(signal.SIGTERM)
+        await until(lambda: not _listens(slow))
+        assert await slow.answer() == content
+    assert await asyncio.to_thread(server.process.wait, 30) == 0
+    assert {line["level"] for line in server.log()} == {"INFO"}
+
+
 def _listens(client: Raw) -> bool:
     try:
         with socket.create_connection(client.writer.get_extra_info("peername"), timeout=5):

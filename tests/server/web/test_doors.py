@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -15,6 +16,7 @@ from starlette.routing import Route
 
 from quarterdeck.server.config import Settings
 from quarterdeck.server.deck import open_deck
+from quarterdeck.server.web import pages
 from quarterdeck.server.web.app import http_app
 from quarterdeck.tools.reads import ACTIONS
 from tests.until import until
@@ -170,6 +172,22 @@ async def test_the_page_has_no_way_out_of_its_folder(client: httpx2.AsyncClient)
     assert (again.status_code, again.content) == (304, b"")
     for path in ("__init__.py", "%2e%2e/deck.py", "../deck.py", "/etc/passwd", "nothing.js", "index.html/", ""):
         assert (await client.get(f"/assets/{path}")).status_code == 404, path
+
+
+@pytest.mark.parametrize("name", ["c:deck.js", "deck.js::$DATA", " .js"])
+async def test_no_name_of_the_page_is_one_that_a_system_takes_apart(
+    client: httpx2.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """On Windows: a drive, a stream of a file, blanks that are dropped. Here they are plain files."""
+
+    def folder(_: str) -> Path:
+        return tmp_path
+
+    monkeypatch.setattr(pages, "files", folder)
+    for file in ("deck.css", name):
+        (tmp_path / file).write_text("a")
+    assert (await client.get("/assets/deck.css")).text == "a"
+    assert (await client.get(f"/assets/{quote(name)}")).status_code == 404
 
 
 async def test_metrics_are_what_happened(client: httpx2.AsyncClient) -> None:

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import INVALID_PARAMS
 
 from quarterdeck.server.client import DeckClient
+from tests.server.test_keep import run
 from tests.servers.http import http_server
 
 Event = tuple[str, dict[str, Any]]
@@ -70,6 +75,17 @@ async def test_what_any_server_changes_is_told_to_all(tmp_path: Path) -> None:
             assert query in (await changed(one, "queries"))["queries"]
 
 
+async def test_an_import_beside_the_server_is_told_too(tmp_path: Path) -> None:
+    row = {"namespace": "n", "key": "k", "value": 1, "version": 1, "expiresAt": None}
+    row |= dict.fromkeys(("createdAt", "updatedAt"), "2026-01-01T00:00:00Z")
+    with http_server(tmp_path) as server:
+        async with await server.client() as client, listening(client) as events:
+            assert (await anext(events))[0] == "hello"
+            code, _, told = await run(server.data_dir, "memory", "import", given=json.dumps(row).encode())
+            assert (code, told.split(",")[0]) == (0, "1 entries imported")
+            assert await changed(events, "memory")
+
+
 async def test_a_signal_ends_the_streams_and_the_server(tmp_path: Path) -> None:
     with http_server(tmp_path) as server:
         async with await server.client() as client, listening(client) as events:
@@ -78,4 +94,20 @@ async def test_a_signal_ends_the_streams_and_the_server(tmp_path: Path) -> None:
             async with asyncio.timeout(15):  # less than the grace that a request has
                 assert [event async for event in events if event[0] == "hello"] == []
                 assert await asyncio.to_thread(server.process.wait) == 0
+        assert {line["level"] for line in server.log()} == {"INFO"}
+
+
+async def test_mcp_refuses_what_is_too_much_to_listen_to_and_ends_what_it_took(tmp_path: Path) -> None:
+    with http_server(tmp_path) as server:
+        async with Client(streamable_http_client(f"{await server.url()}/mcp")) as client:
+            uris = [f"memory://default/{number}" for number in range(1001)]
+            with pytest.raises(MCPError, match="at most 1000 memory URIs") as refused:
+                async with client.listen(resource_subscriptions=uris):
+                    pytest.fail("it was accepted")
+            assert refused.value.error.code == INVALID_PARAMS
+            async with client.listen(resource_subscriptions=uris[:1]) as subscription:
+                server.process.send_signal(signal.SIGTERM)
+                async with asyncio.timeout(15):  # less than the grace that a request has
+                    assert [event async for event in subscription] == []
+        assert await asyncio.to_thread(server.process.wait, 30) == 0
         assert {line["level"] for line in server.log()} == {"INFO"}

@@ -103,6 +103,21 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
         writer.close()
 
 
+async def test_nor_is_one_of_a_request_that_came_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.05)
+    app = Echo()
+    async with serving(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % 4 + b"body" + head % 100_000 + b"x" * 10)
+        async with asyncio.timeout(30):
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK")
+        await closed(reader)
+        async with asyncio.timeout(30):
+            await app.left.wait()
+        writer.close()
+
+
 async def test_who_is_quick_is_served_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HEAD_SECONDS", "BODY_SECONDS", "WRITE_SECONDS"):
         monkeypatch.setattr(protocol, name, 5)
