@@ -14,31 +14,44 @@ export class HostTransport {
   #sink = null;
   #next = 1;
   #waiting = new Map();
+  #initialized = false;
+  #looking = false;
 
   async start(sink) {
     this.#sink = sink;
     addEventListener("message", (event) => event.source === parent && this.#take(event.data));
+    await this.#connect();
+  }
+
+  // Try to connect now.
+  retry() {
+    this.#connect();
+  }
+
+  async #connect() {
+    const sink = this.#sink;
     try {
-      const { hostContext } = await this.#request("ui/initialize", {
-        appInfo: { name: "quarterdeck", title: "Quarterdeck", version: "1" },
-        appCapabilities: {},
-        protocolVersion: PROTOCOL,
-      });
-      sink.hostContext(hostContext ?? {});
-      this.#send({ method: "ui/notifications/initialized", params: {} });
-      this.#reportSize();
+      if (!this.#initialized) {
+        const { hostContext } = await this.#request("ui/initialize", {
+          appInfo: { name: "quarterdeck", title: "Quarterdeck", version: "1" },
+          appCapabilities: {},
+          protocolVersion: PROTOCOL,
+        });
+        this.#initialized = true;
+        sink.hostContext(hostContext ?? {});
+        this.#send({ method: "ui/notifications/initialized", params: {} });
+        this.#reportSize();
+      }
       const { version, flags } = await this.call("server_status");
       sink.hello({ version, flags, readOnly: flags.FEATURE_QUERY_CONTROL === false });
     } catch (error) {
       sink.lost(error.message, null);
       return;
     }
+    if (this.#looking) return;
+    this.#looking = true;
     setInterval(() => sink.changed(["queries", "agents"]), BUSY);
     setInterval(() => sink.changed(["memory", "uploads", "vectors"]), CALM);
-  }
-
-  retry() {
-    this.#sink.changed(["queries", "agents", "memory", "uploads", "vectors"]);
   }
 
   async call(tool, args = {}, { exact = false } = {}) {

@@ -42,7 +42,11 @@ async def test_a_chat_shows_the_deck_and_steers_it(tmp_path: Path, browser: Brow
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
 
+        not_yet = ["the server is starting"]
+
         async def call_tool(name: str, arguments: dict[str, Any]) -> Any:
+            if name == "server_status" and not_yet:
+                raise ConnectionError(not_yet.pop())
             result = await deck.client.call_tool(name, arguments)
             return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -65,6 +69,7 @@ async def test_a_chat_shows_the_deck_and_steers_it(tmp_path: Path, browser: Brow
         opened_by = {"theme": "dark", "toolInfo": {"tool": {"name": "agents_list", "inputSchema": {"type": "object"}}}}
         await page.evaluate("([html, context]) => show(html, context)", [page_read.text, opened_by])
         app = page.frame_locator("iframe")
+        await app.get_by_role("button", name="Try now").click()
         await expect(app.get_by_role("heading", name="Live agents")).to_be_visible()  # what that tool lists
         await expect(app.locator("html")).to_have_attribute("data-theme", "dark")
 
