@@ -21,6 +21,7 @@ from .web.protocol import PatientProtocol
 
 log = logging.getLogger(__name__)
 
+IDLE = 30  # seconds between two requests; 5, uvicorn's own, cut off busy clients in the very moment of their next one
 GRACE = 20  # seconds that requests have when the server is told to end
 CONNECTIONS = 2_000  # at once; who comes then is told to come again
 FILES = 4_096  # that the process may have open, where the system lets it raise that by itself
@@ -54,6 +55,7 @@ async def serve_http(settings: Settings, on_serving: Callable[[str], None] | Non
                     access_log=False,
                     proxy_headers=False,
                     server_header=False,
+                    timeout_keep_alive=IDLE,
                     timeout_graceful_shutdown=GRACE,
                 )
             )
