@@ -109,7 +109,7 @@ async def test_what_the_store_refuses_is_refused_each_time(cached: CachingVector
 async def test_a_refusal_names_a_query_by_its_place_in_the_call(cached: CachingVectorStore) -> None:
     await cached.upsert("c", [Point("a", EAST)])
     await cached.search("c", [EAST, NORTH], limit=1)
-    with pytest.raises(InvalidArgumentError, match="^query 2 has dimension 1"):
+    with pytest.raises(InvalidArgumentError, match=r"^query 2 has dimension 1"):
         await cached.search("c", [EAST, NORTH, [1.0]], limit=1)
 
 
