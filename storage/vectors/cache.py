@@ -14,6 +14,7 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from ..cache import Made, TieredCache
+from ..errors import InvalidArgumentError
 from .base import Hit, Precision, Vector, VectorStore
 
 
@@ -65,7 +66,12 @@ class CachingVectorStore:
         made: dict[int, list[Hit]] = {}
 
         async def make(places: Sequence[int]) -> Made:
-            made.update(zip(places, await found([queries[place] for place in places]), strict=True))
+            try:
+                hits = await found([queries[place] for place in places])
+            except InvalidArgumentError:
+                await found(queries)  # its text names the query by its place in the call
+                raise
+            made.update(zip(places, hits, strict=True))
             values = [_value(hits) for hits in made.values()]  # bytes: no caller can change what is kept
             return Made(values, keep=await self._store.change_token(name) == token)
 

@@ -52,7 +52,7 @@ class Snapshots:
         """Bytes of a snapshot's files."""
         try:
             return sum(path.stat().st_size for path in (self._root / name).iterdir()) if name else 0
-        except FileNotFoundError:  # a newer one has just taken its place
+        except OSError:  # a newer one has just taken its place, or it is damaged
             return 0
 
     def save(self, generation: Generation, folder: Path) -> None:

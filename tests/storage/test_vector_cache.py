@@ -106,6 +106,13 @@ async def test_what_the_store_refuses_is_refused_each_time(cached: CachingVector
     assert cache.report()["cache_size"] == 0
 
 
+async def test_a_refusal_names_a_query_by_its_place_in_the_call(cached: CachingVectorStore) -> None:
+    await cached.upsert("c", [Point("a", EAST)])
+    await cached.search("c", [EAST, NORTH], limit=1)
+    with pytest.raises(InvalidArgumentError, match=r"^query 2 has dimension 1"):
+        await cached.search("c", [EAST, NORTH, [1.0]], limit=1)
+
+
 async def test_entries_go_after_their_time_and_when_there_is_no_room(clock: ManualClock) -> None:
     cache = TieredCache(clock, max_bytes=3 * (ENTRY_BYTES + 10))
     made: list[bytes] = []

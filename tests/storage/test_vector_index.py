@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -457,7 +458,7 @@ async def test_an_index_is_taken_up_again_with_what_came_after_it(
     assert folders(path) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "manifest", "gone", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "manifest", "gone", "empty", "no folder"])
 async def test_a_damaged_snapshot_is_built_anew(
     open_store: Open, path: Path, points: Matrix, queries: Matrix, damage: str
 ) -> None:
@@ -479,8 +480,12 @@ async def test_a_damaged_snapshot_is_built_anew(
                 file.unlink()
             case _:
                 file.write_bytes(b"")
+    if damage == "no folder":
+        shutil.rmtree(folder)
+        folder.touch()
     if damage != "manifest":
         assert any("is damaged" in defect for defect in await one.verify("c"))
+    assert (await one.inspect("c")).index == "pq"
     two = await open_store()
     assert await recall(two, points, queries, "cosine") >= 0.97
     assert (await built(two)).index == "pq"
