@@ -1,4 +1,4 @@
-"""The `quarterdeck` command: as a process of its own, or in this one, which spares a test the second that a start takes."""
+"""The `quarterdeck` command: as a process of its own, or in this one, which spares a test the time of a start."""
 
 from __future__ import annotations
 
