@@ -39,9 +39,10 @@ def run_here(
         redirect_stderr(err),
     ):
         code = main([str(argument) for argument in arguments])
-    texts: list[str] = []
-    for stream in (out, err):
-        stream.flush()
-        stream.seek(0)
-        texts.append(stream.read())
-    return code, *texts
+    return code, _text(out), _text(err)
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    stream.seek(0)
+    return stream.read()
