@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
+from tests.here import DeckHere
 from tests.until import until
 
 Json = dict[str, Any]
@@ -132,7 +133,7 @@ async def test_a_working_process_is_held_frozen_and_let_go_without_loss(tmp_path
 
 
 async def test_a_worker_that_declares_it_changes_its_model_when_it_says_so(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path / "deck", environment=environment(tmp_path)) as deck:
+    async with DeckHere(tmp_path / "deck", environment=environment(tmp_path)) as deck:
         await begin(deck)
         assert (await control(deck, "change_model", model="huge-1"))["status"] == "queued"
 

@@ -15,6 +15,7 @@ from mcp import MCPError
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
 from tests.embedders import MINILM, unpack_minilm
+from tests.here import DeckHere
 from tests.servers.embeddings import EmbeddingsServer
 from tests.until import until
 
@@ -67,10 +68,10 @@ async def refused(deck: DeckClient, tool: str, **arguments: Any) -> str:
 async def test_a_collection_keeps_its_embedder_until_it_is_converted(tmp_path: Path, minilm: Path) -> None:
     data = tmp_path / "data"
     environment = {"QUARTERDECK_EMBEDDER": f"{SEMANTIC}@{minilm}", "HF_ENDPOINT": "http://127.0.0.1:1"}
-    async with DeckClient(data) as deck:
+    async with DeckHere(data) as deck:
         await deck.call("vector_upsert", collection="old", points=points(TEXTS))
 
-    async with DeckClient(data, environment=environment) as deck:
+    async with DeckHere(data, environment=environment) as deck:
         assert await best(deck, "old", "whales") == "sea", "the lexical embedder is still there for what it made"
         await deck.call("vector_upsert", collection="old", points=[{"id": "late", "text": "tides turn"}])
         await deck.call("vector_upsert", collection="new", points=points(TEXTS))
@@ -89,7 +90,7 @@ async def test_a_collection_keeps_its_embedder_until_it_is_converted(tmp_path: P
         listed = await deck.call("vector_collections", action="list")
         assert [info["collection"] for info in listed["collections"]] == ["new", "old"]
 
-    async with DeckClient(data) as deck:
+    async with DeckHere(data) as deck:
         for tool, arguments in (
             ("vector_search", {"query": "whales"}),
             ("vector_upsert", {"points": points({"more": "tides"})}),
@@ -104,7 +105,7 @@ async def test_a_collection_keeps_its_embedder_until_it_is_converted(tmp_path: P
 
 async def test_hybrid_finds_by_meaning_and_by_words(tmp_path: Path, minilm: Path) -> None:
     texts = TEXTS | {"part": "Item XJ-4711 is in stock", "ink": "The printer is out of ink"}
-    async with DeckClient(tmp_path, environment={"QUARTERDECK_EMBEDDER": f"semantic@{minilm}"}) as deck:
+    async with DeckHere(tmp_path, environment={"QUARTERDECK_EMBEDDER": f"semantic@{minilm}"}) as deck:
         await deck.call("vector_upsert", collection="c", points=points(texts))
         found = {
             mode: await deck.call("vector_search", collection="c", query="broken car XJ-4711", mode=mode, limit=2)

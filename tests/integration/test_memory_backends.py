@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.server.client import DeckClient, ToolRefusedError
+from quarterdeck.server.client import ToolRefusedError
 from quarterdeck.server.stores import open_memory_store
 from quarterdeck.storage.clock import SystemClock
 from quarterdeck.storage.errors import ConflictError
 from quarterdeck.tools.memory.service import MemoryService
+from tests.here import DeckHere
 from tests.ready import ready
 
 NAMES = {"sqlite": "sqlite", "postgresql": "postgres", "unix": "redis"}
@@ -19,7 +20,7 @@ NAMES = {"sqlite": "sqlite", "postgresql": "postgres", "unix": "redis"}
 
 async def test_every_action_over_stdio(memory_url: str, tmp_path: Path) -> None:
     backend = NAMES[memory_url.partition(":")[0]]
-    async with DeckClient(tmp_path / "deck", environment={"QUARTERDECK_MEMORY_URL": memory_url}) as deck:
+    async with DeckHere(tmp_path / "deck", environment={"QUARTERDECK_MEMORY_URL": memory_url}) as deck:
         assert (await deck.call("server_status"))["backends"]["memory"] == backend
         for number in range(3):
             await deck.call("memory_usage", action="store", key=f"plan:{number}", value={"text": "ship it"}, ttl=3600)

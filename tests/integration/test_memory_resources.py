@@ -26,6 +26,7 @@ from quarterdeck.storage.errors import StorageError
 from quarterdeck.tools.memory import watch
 from quarterdeck.tools.memory.uri import TEMPLATE
 from tests.bench.raw_client import ENVELOPE
+from tests.here import DeckHere
 from tests.servers.valkey import ValkeyServer
 from tests.tools.test_memory_uri import KEYS, NAMESPACES
 from tests.until import until
@@ -75,7 +76,7 @@ async def updates(subscription: Subscription, count: int) -> list[str]:
 
 
 async def test_a_memory_is_read_as_it_was_stored(tmp_path: Path, era: Era) -> None:
-    async with DeckClient(tmp_path, era=era) as deck:
+    async with DeckHere(tmp_path, era=era) as deck:
         value = {"text": '"é" 🚢', "numbers": [1, 1.5, 10**30, None, True]}
         uri = await store(deck, "plan", value, namespace="ship", ttl=0)
         assert uri == "memory://ship/plan"
@@ -106,7 +107,7 @@ async def test_what_is_not_there_is_a_plain_error(tmp_path: Path, era: Era) -> N
 
 
 async def test_the_template_is_listed_and_memories_are_not(tmp_path: Path, era: Era) -> None:
-    async with DeckClient(tmp_path, era=era) as deck:
+    async with DeckHere(tmp_path, era=era) as deck:
         await store(deck, "plan")
         listed = (await deck.client.list_resources()).resources
         assert [resource.uri for resource in listed] == ["ui://quarterdeck/deck"]
@@ -128,7 +129,7 @@ async def test_any_name_is_read_and_completed_by_its_uri(tmp_path: Path) -> None
         names.append(name)
 
     draw()
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         for number, (namespace, key) in enumerate(names):
             uri = await store(deck, key, number, namespace=namespace)
             assert (await read(deck, uri)).text == str(number)
@@ -138,7 +139,7 @@ async def test_any_name_is_read_and_completed_by_its_uri(tmp_path: Path) -> None
 
 
 async def test_namespaces_and_keys_are_completed(memory_url: str, tmp_path: Path) -> None:
-    async with DeckClient(tmp_path, environment={"QUARTERDECK_MEMORY_URL": memory_url}) as deck:
+    async with DeckHere(tmp_path, environment={"QUARTERDECK_MEMORY_URL": memory_url}) as deck:
         await deck.call_all(
             *(
                 ("memory_usage", {"action": "store", "key": f"key-{number:03}", "value": 1, "namespace": namespace})
@@ -167,7 +168,7 @@ async def test_namespaces_and_keys_are_completed(memory_url: str, tmp_path: Path
 
 
 async def test_only_the_template_has_completions(tmp_path: Path, era: Era) -> None:
-    async with DeckClient(tmp_path, era=era) as deck:
+    async with DeckHere(tmp_path, era=era) as deck:
         await store(deck, "plan", namespace="ship")
         assert await complete(deck, "namespace", "s") == (["ship"], 1, False)
         assert await complete(deck, "key", "p", namespace="ship") == (["plan"], 1, False)
@@ -212,7 +213,7 @@ async def test_changes_by_another_process_reach_a_listener(memory_url: str, tmp_
 
 
 async def test_changes_by_this_server_and_its_agents_reach_a_listener(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         spawned = await deck.call("agents_spawn_parallel", agents=[{"type": "memory_coordinator", "name": "keeper"}])
         [agent] = spawned["results"]
         done = f"memory://agent-activities/agent-{agent['agentId']}-complete"
@@ -260,7 +261,7 @@ async def test_nothing_is_read_unless_somebody_listens(valkey_server: ValkeyServ
     environment = {"QUARTERDECK_MEMORY_URL": valkey_server.url}
     async with (
         Redis(unix_socket_path=valkey_server.url.removeprefix("unix://"), decode_responses=True) as counter,
-        DeckClient(tmp_path, environment=environment) as deck,
+        DeckHere(tmp_path, environment=environment) as deck,
     ):
 
         async def scripts() -> int:
@@ -288,7 +289,7 @@ async def test_nothing_is_read_unless_somebody_listens(valkey_server: ValkeyServ
 
 
 async def test_too_many_listened_to_is_a_plain_error(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         uris = [f"memory://default/{number}" for number in range(1001)]
         with pytest.raises(MCPError, match="at most 1000 memory URIs"):
             async with deck.client.listen(resource_subscriptions=uris):
@@ -299,7 +300,7 @@ async def test_too_many_listened_to_is_a_plain_error(tmp_path: Path) -> None:
 
 
 async def test_clients_of_the_legacy_era_cannot_listen(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path, era="legacy") as deck:
+    async with DeckHere(tmp_path, era="legacy") as deck:
         capabilities = deck.client.server_capabilities.resources
         assert capabilities is not None
         assert capabilities.subscribe is False

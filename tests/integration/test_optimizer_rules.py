@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from quarterdeck.server.client import DeckClient
+from tests.here import DeckHere
 
 README = Path(__file__).parents[2] / "README.md"
 WAITS = "import os, sys, time\npath = sys.stdin.read()\nwhile not os.path.exists(path): time.sleep(0.01)\nprint('done')"
@@ -56,7 +57,7 @@ async def test_the_example_of_the_readme_is_tried_and_then_acts_once(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     gate = tmp_path / "gate"
-    async with DeckClient(tmp_path / "data", environment=environment) as deck:
+    async with DeckHere(tmp_path / "data", environment=environment) as deck:
         status = await deck.call("optimizer", action="start", intervalMs=100, dryRun=True)
         assert [rule["name"] for rule in status["rules"]] == [
             "runaway-query-termination",
@@ -88,7 +89,7 @@ async def test_the_example_of_the_readme_is_tried_and_then_acts_once(
 
 async def test_rules_act_without_the_tool_that_clients_have(tmp_path: Path, environment: dict[str, str]) -> None:
     environment |= {"FEATURE_QUERY_CONTROL": "false"}
-    async with DeckClient(tmp_path / "data", environment=environment) as deck:
+    async with DeckHere(tmp_path / "data", environment=environment) as deck:
         await deck.call("optimizer", action="start", intervalMs=100)
         query_id = await begin(deck, tmp_path / "never", metadata={"kind": "draft", "patience": 0})
         await last_actions(deck, "applied")

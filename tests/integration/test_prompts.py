@@ -12,6 +12,7 @@ from mcp import MCPError
 from mcp_types import PromptReference, TextContent
 
 from quarterdeck.server.client import DeckClient, Era
+from tests.here import DeckHere
 
 ERAS: tuple[Era, ...] = ("auto", "legacy")
 
@@ -34,7 +35,7 @@ def calls_of(text: str, tools: set[str]) -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_they_are_listed_got_and_completed(tmp_path: Path, era: Era) -> None:
-    async with DeckClient(tmp_path, era=era) as deck:
+    async with DeckHere(tmp_path, era=era) as deck:
         listed = {prompt.name: prompt for prompt in (await deck.client.list_prompts()).prompts}
         assert list(listed) == ["review_crew", "index_folder", "research_run"]
         assert [(a.name, a.required) for a in listed["index_folder"].arguments or ()] == [
@@ -79,7 +80,7 @@ async def test_the_plans_can_be_carried_out(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     document = tmp_path / "docs" / "a.md"
     document.write_text("# Anchors\n\nAn anchor holds a ship.\n\n```python\nprint('holds')\n```\n")
-    async with DeckClient(tmp_path / "deck", environment={"QUARTERDECK_UPLOAD_ROOTS": str(tmp_path / "docs")}) as deck:
+    async with DeckHere(tmp_path / "deck", environment={"QUARTERDECK_UPLOAD_ROOTS": str(tmp_path / "docs")}) as deck:
         tools = {tool.name for tool in (await deck.client.list_tools()).tools}
         for name, arguments in (
             ("index_folder", {"folder": str(tmp_path / "docs")}),

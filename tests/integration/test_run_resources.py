@@ -11,6 +11,8 @@ from mcp import MCPError
 from mcp_types import TextResourceContents
 
 from quarterdeck.server.client import DeckClient, Era
+from tests.here import DeckHere
+from tests.until import until
 
 ERAS: tuple[Era, ...] = ("auto", "legacy")
 
@@ -25,7 +27,7 @@ async def read(deck: DeckClient, uri: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_one_agent_and_one_query_can_be_looked_at_closely(tmp_path: Path, era: Era) -> None:
-    async with DeckClient(tmp_path, era=era) as deck:
+    async with DeckHere(tmp_path, era=era) as deck:
         templates = (await deck.client.list_resource_templates()).resource_templates
         assert {"agent://{agentId}", "query://{queryId}"} <= {template.uri_template for template in templates}
         spawned = await deck.call("agents_spawn_parallel", agents=[{"type": "researcher", "name": "r"}])
@@ -49,9 +51,14 @@ async def test_one_agent_and_one_query_can_be_looked_at_closely(tmp_path: Path, 
 
 async def test_the_audit_of_a_query_says_who_did_what_and_what_was_observed(tmp_path: Path) -> None:
     types = {"sleep": {"command": ["sleep", "600"]}}
-    async with DeckClient(tmp_path, environment={"QUARTERDECK_AGENTS": json.dumps({"types": types})}) as deck:
+    async with DeckHere(tmp_path, environment={"QUARTERDECK_AGENTS": json.dumps({"types": types})}) as deck:
         spawned = await deck.call("agents_spawn_parallel", agents=[{"type": "sleep", "name": "s", "task": "-"}])
-        query = spawned["results"][0]["queryId"]
+        agent, query = (spawned["results"][0][name] for name in ("agentId", "queryId"))
+
+        async def command_runs() -> bool:
+            return bool((await deck.call("agents_list", agentId=agent))["agents"][0]["pid"])
+
+        await until(command_runs)
         for action in ("pause", "terminate"):
             await deck.call("query_control", action=action, queryId=query)
         audit = (await read(deck, f"query://{query}"))["audit"]

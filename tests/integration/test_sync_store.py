@@ -16,6 +16,7 @@ from quarterdeck.storage.vectors.base import VectorStore
 from quarterdeck.storage.vectors.faiss import FaissVectorStore
 from quarterdeck.storage.vectors.qdrant import QdrantVectorStore
 from tests.clock import ManualClock
+from tests.here import DeckHere
 from tests.servers.qdrant import API_KEY, QdrantShim
 
 SYNC = {"do": "bidirectional_sync", "kind": "vectors", "left": "sea", "right": "sync:sea"}
@@ -64,7 +65,7 @@ async def test_an_agent_synchronises_with_it_and_a_client_cannot_name_it(tmp_pat
 
 
 async def test_without_it_no_collection_is_elsewhere(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         await deck.call("vector_upsert", collection="sea", points=[{"id": "a", "text": "whales sing"}])
         assert "a name is 1 to 128 letters" in (await run(deck))["error"]
 

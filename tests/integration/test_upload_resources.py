@@ -12,6 +12,7 @@ from mcp_types import BlobResourceContents, ResourceTemplateReference, TextResou
 
 from quarterdeck.server.client import DeckClient, Era
 from quarterdeck.tools.uploads.resource import RESOURCE_BYTES, TEMPLATE, uri_of
+from tests.here import DeckHere
 
 ERAS: tuple[Era, ...] = ("auto", "legacy")
 pytestmark = pytest.mark.parametrize("era", ERAS)
@@ -30,7 +31,7 @@ async def refusal(deck: DeckClient, uri: str) -> str:
 
 async def test_text_and_bytes_are_read(tmp_path: Path, era: Era) -> None:
     noise = bytes(range(256))
-    async with DeckClient(tmp_path, era=era) as deck:
+    async with DeckHere(tmp_path, era=era) as deck:
         text, raw = await upload(deck, "naïve ü.md", "# é 🚢".encode()), await upload(deck, "raw", noise)
         [read] = (await deck.client.read_resource(uri_of(text))).contents
         assert isinstance(read, TextResourceContents)
@@ -46,11 +47,11 @@ async def test_text_and_bytes_are_read(tmp_path: Path, era: Era) -> None:
 
 
 async def test_what_is_no_upload_is_refused(tmp_path: Path, era: Era) -> None:
-    async with DeckClient(tmp_path, era=era) as deck:
+    async with DeckHere(tmp_path, era=era) as deck:
         large = await upload(deck, "large", bytes(RESOURCE_BYTES))
         assert len((await deck.client.read_resource(uri_of(large))).contents) == 1
         (tmp_path / "root").mkdir()
-    async with DeckClient(tmp_path, era=era, environment={"QUARTERDECK_UPLOAD_ROOTS": str(tmp_path / "root")}) as deck:
+    async with DeckHere(tmp_path, era=era, environment={"QUARTERDECK_UPLOAD_ROOTS": str(tmp_path / "root")}) as deck:
         (tmp_path / "root" / "larger").write_bytes(bytes(RESOURCE_BYTES + 1))
         larger = (await deck.call("upload", files=[{"path": "larger"}]))["files"][0]["path"]
         assert "read ranges of it by `uploads`" in await refusal(deck, uri_of(larger))
@@ -66,7 +67,7 @@ async def test_what_is_no_upload_is_refused(tmp_path: Path, era: Era) -> None:
 
 
 async def test_keys_complete_and_the_template_is_listed(tmp_path: Path, era: Era) -> None:
-    async with DeckClient(tmp_path, era=era) as deck:
+    async with DeckHere(tmp_path, era=era) as deck:
         keys = sorted([await upload(deck, f"{number}.txt", b"x") for number in range(3)])
         templates = (await deck.client.list_resource_templates()).resource_templates
         assert TEMPLATE in [template.uri_template for template in templates]

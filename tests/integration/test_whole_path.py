@@ -18,6 +18,7 @@ import pytest
 
 from quarterdeck.server.client import DeckClient, Era, ToolRefusedError
 from quarterdeck.server.demo.documents import package_documents
+from tests.here import DeckHere
 from tests.until import until
 
 Json = dict[str, Any]
@@ -130,7 +131,7 @@ async def agent_pid(deck: DeckClient, agent_id: str) -> int:
 async def test_some_uploads_and_spawns_fail_and_the_rest_do_not_notice(tmp_path: Path) -> None:
     (tmp_path / "good.md").write_text("# Good\n")
     files = [{"path": str(tmp_path / "good.md")}, {"path": str(tmp_path / "missing.md")}, {"path": "/etc/hostname"}]
-    async with DeckClient(tmp_path / "deck", environment={"QUARTERDECK_UPLOAD_ROOTS": str(tmp_path)}) as deck:
+    async with DeckHere(tmp_path / "deck", environment={"QUARTERDECK_UPLOAD_ROOTS": str(tmp_path)}) as deck:
         answer = await deck.call("upload", files=files)
         assert (answer["status"], answer["message"]) == (207, "1 uploaded, 2 failed")
         assert [file["originalName"] for file in answer["files"]] == ["good.md"]
@@ -245,7 +246,7 @@ async def test_a_sigterm_during_the_end_does_not_cut_it_short(tmp_path: Path) ->
 
 
 async def test_a_result_waits_for_whoever_asks_later(tmp_path: Path) -> None:
-    deck = DeckClient(tmp_path)
+    deck = DeckHere(tmp_path)
     async with deck:
         [agent] = (await deck.call("agents_spawn_parallel", agents=[{"type": "researcher", "name": "r"}]))["results"]
         query = await start(deck, agent["agentId"], do="analyze_document", text="# One\n\nA sentence about decks.")

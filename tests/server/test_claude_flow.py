@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.server.client import DeckClient
+from tests.here import DeckHere
 from tests.server.test_keep import listed, run
 
 # As claude-flow 2.7.0 makes its table, but for indexes, and writes into it.
@@ -66,7 +66,7 @@ async def test_entries_come_over_beside_both_programs_and_once(tmp_path: Path) -
         old.store("large", "__compressed__" + base64.b64encode(large.encode()).decode())
         old.store("over", "x", ttl=-5)
         before = old.connection.execute("SELECT * FROM memory_entries").fetchall()
-        async with DeckClient(tmp_path / "deck") as deck:
+        async with DeckHere(tmp_path / "deck") as deck:
             code, out, told = await run(tmp_path / "deck", "import-claude-flow", old.project, "--dry-run")
             assert (code, out) == (0, "")
             assert told == "7 entries would be taken over, 0 unchanged (as new here), 1 expired, 0 skipped\n"
@@ -97,7 +97,7 @@ async def test_what_is_newer_here_stays_and_what_is_newer_there_comes(tmp_path: 
         old.store("ours", "old")
         old.store("theirs", "old")
         old.change("ours", updated_at=int(time.time()) - 60)
-        async with DeckClient(tmp_path / "deck") as deck:
+        async with DeckHere(tmp_path / "deck") as deck:
             for key in ("ours", "theirs"):
                 await deck.call("memory_usage", action="store", key=key, value="here")
             old.change("theirs", value="there", updated_at=int(time.time()) + 60)
@@ -179,7 +179,7 @@ async def test_another_file_is_refused(tmp_path: Path, contents: bytes | None, t
 
 
 async def test_the_calls_of_claude_flow_do_what_the_readme_says_of_them(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path / "deck", era="legacy") as deck:
+    async with DeckHere(tmp_path / "deck", era="legacy") as deck:
 
         async def refused(tool: str, **arguments: Any) -> str:
             result = await deck.client.call_tool(tool, arguments)

@@ -17,10 +17,10 @@ import httpx2
 import psutil
 import pytest
 
-from quarterdeck.server.client import DeckClient
 from quarterdeck.server.config import Settings
 from quarterdeck.server.deck import open_deck
 from quarterdeck.server.web.app import http_app
+from tests.here import DeckHere
 from tests.servers.http import COMMAND, HttpServer, http_server
 from tests.until import until
 
@@ -39,7 +39,7 @@ def files(*given: tuple[str, bytes]) -> Files:
 
 async def stored(server: HttpServer) -> dict[str, str]:
     """The digest of every upload, as an MCP client on the same data directory sees them."""
-    async with DeckClient(server.data_dir) as deck:
+    async with DeckHere(server.data_dir) as deck:
         uploads = (await deck.call("uploads", action="list", limit=500))["uploads"]
     return {upload["key"]: upload["sha256"] for upload in uploads}
 
@@ -70,7 +70,7 @@ async def test_a_batch_is_stored_and_searchable(server: HttpServer) -> None:
     ]
     assert await stored(server) == {file["path"]: file["sha256"] for file in body["files"]}
     assert body["files"][0]["sha256"] == hashlib.sha256(note).hexdigest()
-    async with DeckClient(server.data_dir) as deck:
+    async with DeckHere(server.data_dir) as deck:
         found = await deck.call("vector_search", collection="library", query="harbour pilot", limit=1)
     (hit,) = found["results"][0]
     assert hit["payload"] == {

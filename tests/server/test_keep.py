@@ -1,4 +1,4 @@
-"""`quarterdeck memory export|import` and `backup|restore`, as processes beside real servers."""
+"""`quarterdeck memory export|import` and `backup|restore` beside real servers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
+from tests.here import DeckHere
+from tests.server.command import run_here
 from tests.servers.postgres import PostgresServer
 from tests.until import until
 
@@ -22,10 +24,15 @@ from tests.until import until
 async def run(
     data_dir: Path, *arguments: str | Path, given: bytes = b"", environment: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command."""
+    """Exit code, stdout and stderr of one command, beside the servers of the test."""
+    return await asyncio.to_thread(run_here, *arguments, data_dir=data_dir, given=given, environment=environment)
+
+
+async def run_process(data_dir: Path, *arguments: str, given: bytes = b"") -> tuple[int, str, str]:
+    """The same of a command that is a process of its own."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "quarterdeck.server", *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE,
-        env={**os.environ, "QUARTERDECK_DATA_DIR": str(data_dir), **(environment or {})},
+        env={**os.environ, "QUARTERDECK_DATA_DIR": str(data_dir)},
     )  # fmt: skip
     out, err = await process.communicate(given)
     assert process.returncode is not None
@@ -48,7 +55,7 @@ async def test_memory_moves_to_another_deck_with_versions_and_times(tmp_path: Pa
         await a.call("memory_usage", action="store", key="gone", value=1)
         await a.call("memory_usage", action="delete", key="gone")
 
-        code, exported, told = await run(tmp_path / "a", "memory", "export")
+        code, exported, told = await run_process(tmp_path / "a", "memory", "export")
         assert (code, told) == (0, "3 entries exported\n")
         lines = [json.loads(line) for line in exported.split("\n")[:-1]]
         assert [(line["namespace"], line["key"], line["version"]) for line in lines] == [
@@ -58,7 +65,7 @@ async def test_memory_moves_to_another_deck_with_versions_and_times(tmp_path: Pa
         ]
         assert lines[1]["expiresAt"] is None
 
-        code, _, told = await run(tmp_path / "b", "memory", "import", given=exported.encode())
+        code, _, told = await run_process(tmp_path / "b", "memory", "import", given=exported.encode())
         assert (code, told) == (0, "3 entries imported, 0 unchanged (as new here, or expired)\n")
         assert await listed(b) == await listed(a)
         assert await listed(b, "other") == await listed(a, "other")
@@ -72,7 +79,7 @@ async def test_memory_moves_to_another_deck_with_versions_and_times(tmp_path: Pa
 
 async def test_what_is_newer_here_survives_an_import(tmp_path: Path) -> None:
     file = tmp_path / "memory.jsonl"
-    async with DeckClient(tmp_path / "a") as deck:
+    async with DeckHere(tmp_path / "a") as deck:
         await deck.call("memory_usage", action="store", key="changed", value="old")
         await deck.call("memory_usage", action="store", key="deleted", value="old")
         assert (await run(tmp_path / "a", "memory", "export", file))[0] == 0
@@ -87,14 +94,14 @@ async def test_what_is_newer_here_survives_an_import(tmp_path: Path) -> None:
 
 async def test_one_namespace_goes_to_a_memory_server(tmp_path: Path, postgres_server: PostgresServer) -> None:
     url = {"QUARTERDECK_MEMORY_URL": await postgres_server.new_database()}
-    async with DeckClient(tmp_path / "a") as a:
+    async with DeckHere(tmp_path / "a") as a:
         for number in range(150):
             await a.call("memory_usage", action="store", namespace="n", key=f"{number:03}", value=number)
         await a.call("memory_usage", action="store", key="not this", value=1)
         _, exported, _ = await run(tmp_path / "a", "memory", "export", "--namespace", "n")
         _, _, told = await run(tmp_path / "b", "memory", "import", given=exported.encode(), environment=url)
         assert told.startswith("150 entries imported")
-        async with DeckClient(tmp_path / "b", environment=url) as b:
+        async with DeckHere(tmp_path / "b", environment=url) as b:
             assert await listed(b, "n") == await listed(a, "n")
             assert await listed(b) == []
 
@@ -185,11 +192,11 @@ async def test_a_backup_beside_writers_is_of_one_moment(tmp_path: Path) -> None:
 
 async def test_a_restore_moves_aside_what_was_there(tmp_path: Path) -> None:
     memory = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/elsewhere.db"}
-    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+    async with DeckHere(tmp_path / "a", environment=memory) as deck:
         await deck.call("memory_usage", action="store", key="k", value="backed up")
         await deck.call("upload", files=[{"name": "first.txt", "content": "1"}])
     assert (await run(tmp_path / "a", "backup", tmp_path / "copy", environment=memory))[0] == 0
-    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+    async with DeckHere(tmp_path / "a", environment=memory) as deck:
         await deck.call("memory_usage", action="store", key="k", value="later")
         await deck.call("upload", files=[{"name": "second.txt", "content": "2"}])
         code, _, told = await run(tmp_path / "a", "restore", tmp_path / "copy", environment=memory)
@@ -200,7 +207,7 @@ async def test_a_restore_moves_aside_what_was_there(tmp_path: Path) -> None:
     assert code == 0, told
     [aside] = (tmp_path / "a").glob("replaced-*")
     assert told.endswith(f"; what was there is in {aside}\n")
-    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+    async with DeckHere(tmp_path / "a", environment=memory) as deck:
         assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "backed up"
         assert len((await deck.call("uploads", action="list"))["uploads"]) == 1
     with sqlite3.connect(aside / "memory.db") as connection:
@@ -210,7 +217,7 @@ async def test_a_restore_moves_aside_what_was_there(tmp_path: Path) -> None:
 
 
 async def test_a_damaged_backup_restores_nothing(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path / "a") as deck:
+    async with DeckHere(tmp_path / "a") as deck:
         await deck.call("memory_usage", action="store", key="k", value="kept")
         assert (await run(tmp_path / "a", "backup", tmp_path / "copy"))[0] == 0
         assert "exists" in (await run(tmp_path / "a", "backup", tmp_path / "copy"))[2]
@@ -230,13 +237,13 @@ async def test_a_damaged_backup_restores_nothing(tmp_path: Path) -> None:
         assert "is no backup: manifest.json: " in (await run(tmp_path / "a", "restore", tmp_path / "copy"))[2]
     manifest.write_text(json.dumps({**about, "files": {"../a/memory.db": {"bytes": 1, "sha256": ""}}}))
     assert "is not inside of it" in (await run(tmp_path / "a", "restore", tmp_path / "copy"))[2]
-    async with DeckClient(tmp_path / "a") as deck:
+    async with DeckHere(tmp_path / "a") as deck:
         assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "kept"
 
 
 async def test_a_backup_says_that_memory_is_elsewhere(tmp_path: Path, postgres_server: PostgresServer) -> None:
     url = {"QUARTERDECK_MEMORY_URL": await postgres_server.new_database()}
-    async with DeckClient(tmp_path / "a", environment=url) as deck:
+    async with DeckHere(tmp_path / "a", environment=url) as deck:
         await deck.call("upload", files=[{"name": "f", "content": "x"}])
         code, _, told = await run(tmp_path / "a", "backup", tmp_path / "copy", environment=url)
     assert code == 0
@@ -280,7 +287,7 @@ async def test_a_namespace_keeps_its_limits_and_says_so(tmp_path: Path) -> None:
 
 
 async def test_an_export_goes_through_links_and_pipes_and_ends_with_its_reader(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path / "a") as deck:
+    async with DeckHere(tmp_path / "a") as deck:
         for number in range(300):
             await deck.call("memory_usage", action="store", key=f"{number}", value="v" * 1_000)
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -308,12 +315,12 @@ async def test_an_export_goes_through_links_and_pipes_and_ends_with_its_reader(t
 
 async def test_memory_under_any_name_is_backed_up(tmp_path: Path) -> None:
     memory = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/a/mem.sqlite3"}
-    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+    async with DeckHere(tmp_path / "a", environment=memory) as deck:
         await deck.call("memory_usage", action="store", key="k", value="kept")
         assert (await run(tmp_path / "a", "backup", tmp_path / "copy", environment=memory))[0] == 0
     assert sorted(path.name for path in (tmp_path / "copy").glob("m*")) == ["manifest.json", "memory.db"]
     assert (await run(tmp_path / "b", "restore", tmp_path / "copy"))[0] == 0
-    async with DeckClient(tmp_path / "b") as deck:
+    async with DeckHere(tmp_path / "b") as deck:
         assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "kept"
     code, _, told = await run(tmp_path / "typo", "backup", tmp_path / "copy2")
     assert code == 2
@@ -321,20 +328,20 @@ async def test_memory_under_any_name_is_backed_up(tmp_path: Path) -> None:
 
 
 async def test_a_restore_that_cannot_be_done_leaves_all_as_it_was(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path / "a") as deck:
+    async with DeckHere(tmp_path / "a") as deck:
         await deck.call("memory_usage", action="store", key="k", value="kept")
         assert (await run(tmp_path / "a", "backup", tmp_path / "copy"))[0] == 0
     missing = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/missing/mem.db"}
     code, _, told = await run(tmp_path / "a", "restore", tmp_path / "copy", environment=missing)
     assert code == 2
     assert "there is no folder" in told
-    async with DeckClient(tmp_path / "a") as deck:
+    async with DeckHere(tmp_path / "a") as deck:
         assert (await deck.call("memory_usage", action="retrieve", key="k"))["value"] == "kept"
     assert [path.name for path in (tmp_path / "a").iterdir() if "re" in path.name] == []
 
 
 async def test_a_restore_that_was_cut_off_is_told_and_done_again(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path / "a") as deck:
+    async with DeckHere(tmp_path / "a") as deck:
         await deck.call("memory_usage", action="store", key="k", value="kept")
         assert (await run(tmp_path / "a", "backup", tmp_path / "copy"))[0] == 0
     (tmp_path / "a" / "memory.db").unlink()
@@ -348,7 +355,7 @@ async def test_a_restore_that_was_cut_off_is_told_and_done_again(tmp_path: Path)
 
 async def test_a_memory_file_that_two_directories_share_is_locked_for_both(tmp_path: Path) -> None:
     memory = {"QUARTERDECK_MEMORY_URL": f"sqlite://{tmp_path}/mem.db"}
-    async with DeckClient(tmp_path / "a", environment=memory) as deck:
+    async with DeckHere(tmp_path / "a", environment=memory) as deck:
         await deck.call("memory_usage", action="store", key="k", value="kept")
         assert (await run(tmp_path / "a", "backup", tmp_path / "copy", environment=memory))[0] == 0
         code, _, told = await run(tmp_path / "b", "restore", tmp_path / "copy", environment=memory)

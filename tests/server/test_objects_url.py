@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
+from tests.here import DeckHere
 from tests.server import command
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedServer
 
@@ -91,7 +92,7 @@ async def test_a_store_that_cannot_be_used_fails_its_own_calls_and_heals(
         "MINIO_ACCESS_KEY": ACCESS_KEY,
         "MINIO_SECRET_KEY": SECRET_KEY,
     }
-    async with DeckClient(tmp_path, environment=settings) as deck:
+    async with DeckHere(tmp_path, environment=settings) as deck:
         with pytest.raises(ToolRefusedError, match="All uploads failed: a - there is no bucket comes-later at http"):
             await deck.call("upload", files=[{"name": "a", "content": "x"}])
         await deck.call("memory_usage", action="store", key="k", value="v")
@@ -101,7 +102,7 @@ async def test_a_store_that_cannot_be_used_fails_its_own_calls_and_heals(
 
 async def test_a_folder_that_cannot_be_used_fails_its_own_calls_and_heals(tmp_path: Path) -> None:
     (tmp_path / "objects").write_text("not a folder")
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         with pytest.raises(ToolRefusedError, match="cannot keep objects in"):
             await deck.call("uploads", action="list")
         (tmp_path / "objects").unlink()

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from quarterdeck.server.client import DeckClient, Era, ToolRefusedError
+from tests.here import DeckHere
 
 CONTRACT = {
     "memory_usage", "agents_spawn_parallel", "agents_list", "agents_stop", "query_start", "query_control",
@@ -121,7 +122,7 @@ async def test_every_mistake_gets_a_plain_answer_and_the_server_lives_on(tmp_pat
 
 async def test_every_tool_refuses_an_unknown_argument_by_name(tmp_path: Path) -> None:
     assert VALID.keys() == CONTRACT
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         for tool, arguments in VALID.items():
             with pytest.raises(ToolRefusedError) as caught:
                 await deck.call(tool, **arguments, colour="red")
@@ -129,29 +130,29 @@ async def test_every_tool_refuses_an_unknown_argument_by_name(tmp_path: Path) ->
 
 
 async def test_an_unknown_tool_is_an_error_that_lists_the_tools(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         with pytest.raises(ToolRefusedError, match=r"unknown tool 'swarm_init' \(tools: .*memory_usage"):
             await deck.call("swarm_init")
 
 
 async def test_both_spellings_of_an_argument_are_understood(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         assert (await deck.call("query_list", include_history=True))["queries"] == []
         assert (await deck.call("query_list", includeHistory=True))["queries"] == []
 
 
 async def test_the_control_flag_takes_the_tool_away(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path, environment={"FEATURE_QUERY_CONTROL": "false"}) as deck:
+    async with DeckHere(tmp_path, environment={"FEATURE_QUERY_CONTROL": "false"}) as deck:
         tools = {tool.name for tool in (await deck.client.list_tools()).tools}
         assert tools == CONTRACT - {"query_control"}
 
 
 async def test_the_optimizer_flag_stops_every_rule(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path, environment={"FEATURE_ADAPTIVE_OPT": "false"}) as deck:
+    async with DeckHere(tmp_path, environment={"FEATURE_ADAPTIVE_OPT": "false"}) as deck:
         assert (await deck.call("optimizer"))["isMonitoring"] is False
         with pytest.raises(ToolRefusedError, match="FEATURE_ADAPTIVE_OPT"):
             await deck.call("optimizer", action="start")
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         assert (await deck.call("optimizer"))["isMonitoring"] is True
         assert (await deck.call("optimizer", action="stop"))["isMonitoring"] is False
         answer = await deck.call("optimizer", action="start", intervalMs=200, dryRun=True)
@@ -159,7 +160,7 @@ async def test_the_optimizer_flag_stops_every_rule(tmp_path: Path) -> None:
 
 
 async def test_the_status_counts_calls_and_errors(tmp_path: Path) -> None:
-    async with DeckClient(tmp_path) as deck:
+    async with DeckHere(tmp_path) as deck:
         await deck.call("memory_usage", action="list")
         with pytest.raises(ToolRefusedError):
             await deck.call("memory_usage", action="forget")

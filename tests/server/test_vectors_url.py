@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
+from tests.here import DeckHere
 from tests.server.command import run
 from tests.servers.qdrant import API_KEY, QdrantShim
 from tests.servers.valkey import ValkeyServer
@@ -29,7 +30,7 @@ async def test_two_decks_share_a_server_and_a_cache(
     settings = environment(qdrant_shim, valkey_server)
     async with (
         DeckClient(tmp_path / "one", environment=settings) as one,
-        DeckClient(tmp_path / "two", environment=settings) as two,
+        DeckHere(tmp_path / "two", environment=settings) as two,
     ):
         status = await one.call("server_status")
         assert status["backends"]["vectors"] == "qdrant"

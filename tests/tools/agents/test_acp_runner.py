@@ -13,6 +13,7 @@ import pytest
 
 from quarterdeck.tools.agents.runners.acp.agent import CONTINUE
 from quarterdeck.tools.agents.runners.base import AgentDiedError, WorkCancelledError, WorkError
+from quarterdeck.tools.agents.runners.supervisor import Supervisor
 from tests.tools.agents.acp_agents import Place, Seen, place
 from tests.until import until
 
@@ -221,12 +222,12 @@ async def test_what_is_no_acp_agent_does_not_start(here: Place) -> None:
 async def test_a_start_that_is_given_up_leaves_no_process(here: Place) -> None:
     starting = asyncio.create_task(here.start(slow_start="never"))
     await until(lambda: here.journal("initialize"))
-    child = [process for process in psutil.Process().children(recursive=True) if "acp_agent" in str(process.cmdline())]
-    assert child
+    assert isinstance(here.children, Supervisor)
+    [pid] = [process.pid for process in psutil.Process(here.children.pid).children()]  # of nobody else
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    await until(lambda: not any(process.is_running() and process.status() != "zombie" for process in child))
+    await until(lambda: not psutil.pid_exists(pid))
 
 
 @pytest.mark.parametrize("way", ["load", "resume"])
