@@ -130,8 +130,9 @@ async def test_every_tool_refuses_an_unknown_argument_by_name(tmp_path: Path) ->
 
 async def test_an_unknown_tool_is_an_error_that_lists_the_tools(tmp_path: Path) -> None:
     async with DeckClient(tmp_path) as deck:
-        with pytest.raises(ToolRefusedError, match=r"unknown tool 'swarm_init' \(tools: .*memory_usage"):
+        with pytest.raises(ToolRefusedError, match=r"unknown tool 'swarm_init' \(tools: .*memory_usage") as caught:
             await deck.call("swarm_init")
+    assert (caught.value.answer["success"], caught.value.answer["code"]) == (False, "not_found")
 
 
 async def test_both_spellings_of_an_argument_are_understood(tmp_path: Path) -> None:
