@@ -84,14 +84,12 @@ class DeckServer(MCPServer[None]):
         """Serve one call and time it. An unknown tool is a refusal too: models do not see errors of the protocol."""
         if name not in self._deck.tools:
             return refused(NotFoundError(f"unknown tool {name[:80]!r} (tools: {', '.join(self._deck.tools)})"))
-        clock = self._deck.clock
-        began, failed = clock.monotonic(), True
         try:
-            result = await super().call_tool(name, arguments, context)
-            failed = isinstance(result, CallToolResult) and bool(result.is_error)
+            with self._deck.meter.measure(name) as call:
+                result = await super().call_tool(name, arguments, context)
+                call.failed = isinstance(result, CallToolResult) and bool(result.is_error)
             return result
         finally:
-            self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
             self._memory.watch.look_soon()  # what the call wrote
 
     async def list_prompts(self) -> list[Prompt]:

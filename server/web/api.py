@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import closing
+from collections.abc import AsyncGenerator, Generator
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -79,15 +79,15 @@ class Api:
     async def _call(self, request: Request, name: str, arguments: Arguments) -> Response:
         caller: Caller = request.user
         caller.check(name, arguments)
-        clock = self._deck.clock
-        began, failed = clock.monotonic(), True
-        try:
-            with self._deck.telemetry.execute_tool(name, arguments):
-                answer = await self._deck.tools[name].answer(arguments, NoClient(caller.name))
-            failed = False
-        finally:
-            self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
+        with self._measured(name, arguments):
+            answer = await self._deck.tools[name].answer(arguments, NoClient(caller.name))
         return Answer(answer)
+
+    @contextmanager
+    def _measured(self, name: str, arguments: Arguments) -> Generator[None]:
+        """What the SDK and `DeckServer` do around a call over MCP."""
+        with self._deck.meter.measure(name), self._deck.telemetry.execute_tool(name, arguments):
+            yield
 
     def _by_body(self, method: str, path: str, name: str) -> Door:
         tool = self._deck.tools[name]
@@ -140,7 +140,8 @@ class Api:
         caller.check("upload", {})
         with closing(Spool(self._deck.data_dir)) as spool:
             form = await read_form(request, spool)
-            answer = await self._deck.ingest.upload(form.files, form.index)
+            with self._measured("upload", {"files": [{"name": file.name} for file in form.files], "index": form.index}):
+                answer = await self._deck.ingest.upload(form.files, form.index)
         return Answer(answer, answer["status"])
 
     async def _download(self, request: Request) -> Response:

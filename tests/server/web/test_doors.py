@@ -193,10 +193,14 @@ async def test_no_name_of_the_page_is_one_that_a_system_takes_apart(
 async def test_metrics_are_what_happened(client: httpx2.AsyncClient) -> None:
     await post(client, "/api/memory", action="list")
     await client.post("/api/memory", json={"action": "touch", "key": "none"})
+    for number in (1, 21):
+        await client.post("/api/upload", files=[("files", ("a", b"x"))] * number)
     answer = await client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     lines = answer.text.splitlines()
     assert 'quarterdeck_tool_call_seconds_count{tool="memory_usage"} 2.0' in lines
     assert 'quarterdeck_tool_call_errors_total{tool="memory_usage"} 1.0' in lines
+    assert 'quarterdeck_tool_call_seconds_count{tool="upload"} 2.0' in lines
+    assert 'quarterdeck_tool_call_errors_total{tool="upload"} 1.0' in lines
     assert "quarterdeck_agents_alive 0.0" in lines
     assert not [line for line in lines if line.startswith("quarterdeck_query_tokens_total")]
