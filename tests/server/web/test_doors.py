@@ -125,6 +125,20 @@ async def test_an_upload_comes_back_byte_for_byte_and_never_as_a_page(client: ht
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_a_defect_is_answered_as_safely_as_all_else(tmp_path: Path) -> None:
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("a secret of the deck")
+
+    async with open_deck(Settings(data_dir=tmp_path, upload_roots=[])) as deck:
+        deck.tools["query_list"].handler = fail
+        transport = httpx2.ASGITransport(http_app(deck, asyncio.Event()), raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer, other = await client.get("/api/queries"), await client.get("/healthz")
+    assert (answer.status_code, answer.json()["code"]) == (500, "failed")
+    assert "secret" not in answer.text
+    assert other.headers.keys() - {"content-length"} <= answer.headers.keys()
+
+
 async def test_the_description_is_valid_and_true(client: httpx2.AsyncClient) -> None:
     described = (await client.get("/api/openapi.json")).json()
     validate(described)
