@@ -125,6 +125,44 @@ async def test_an_upload_comes_back_byte_for_byte_and_never_as_a_page(client: ht
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "part", "content_range"),
+    [
+        ({"Range": "bytes=3-6"}, 206, slice(3, 7), "bytes 3-6/2500000"),
+        ({"Range": "bytes=1000000-"}, 206, slice(1_000_000, None), "bytes 1000000-2499999/2500000"),
+        ({"Range": "bytes=-5"}, 206, slice(-5, None), "bytes 2499995-2499999/2500000"),
+        ({"Range": "bytes=0-99999999"}, 206, slice(None), "bytes 0-2499999/2500000"),
+        ({"Range": "bytes=2500000-"}, 416, None, "bytes */2500000"),
+        ({"Range": "bytes=-0"}, 416, None, "bytes */2500000"),
+        ({"Range": "bytes=6-3"}, 200, slice(None), None),
+        ({"Range": "bytes=0-1,5-6"}, 200, slice(None), None),
+        ({"Range": "bytes=3-6", "If-Range": '"another"'}, 200, slice(None), None),
+    ],
+)
+async def test_a_download_can_go_on_in_the_middle(
+    client: httpx2.AsyncClient, asked: dict[str, str], status: int, part: slice | None, content_range: str | None
+) -> None:
+    contents = bytes(range(250)) * 10_000
+    stored = (await client.post("/api/upload", files=[("files", ("log", contents))])).json()["files"][0]
+    answer = await client.get(f"/api/upload/{stored['path']}", headers=asked)
+    assert (answer.status_code, answer.headers.get("content-range")) == (status, content_range)
+    if part is None:
+        assert (answer.json()["code"], answer.json()["success"]) == ("invalid_argument", False)
+    else:
+        assert answer.content == contents[part]
+        assert answer.headers["etag"] == f'"{stored["sha256"]}"'
+
+
+async def test_head_of_a_download_reads_nothing_of_it(client: httpx2.AsyncClient, tmp_path: Path) -> None:
+    stored = await client.post("/api/upload", files=[("files", ("log", b"x" * 1000))])
+    path = stored.json()["files"][0]["path"]
+    [contents] = tmp_path.glob("data/objects/*/contents")
+    contents.unlink()
+    answer = await client.head(f"/api/upload/{path}", headers={"Range": "bytes=3-6"})
+    assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "1000", b"")
+    assert answer.headers["accept-ranges"] == "bytes"
+
+
 async def test_a_defect_is_answered_as_safely_as_all_else(tmp_path: Path) -> None:
     async def fail(*_: Any) -> None:
         raise RuntimeError("a secret of the deck")
