@@ -90,8 +90,10 @@ OwnType = Annotated[
 
 
 def _check_embedder(value: str) -> str:
-    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
-        raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
+    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@?#]+", value):
+        raise ValueError(
+            "give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password or query in it)"
+        )
     return value
 
 
@@ -102,7 +104,7 @@ def _check_sync_url(value: str | None) -> str | None:
 
 
 def _check_vectors_url(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
+    if value is not None and not re.fullmatch(r"https?://[^@?#]+", value):
         raise ValueError("give http(s)://host:port; an API key is QUARTERDECK_VECTORS_KEY, not part of it")
     return value
 
@@ -114,8 +116,10 @@ def _check_cache_url(value: str | None) -> str | None:
 
 
 def _check_telemetry_url(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
-        raise ValueError("give http(s)://host:port; headers with a key are OTEL_EXPORTER_OTLP_HEADERS")
+    if value is not None and not re.fullmatch(r"https?://[^@?#]+", value):  # a query would not reach the collector
+        raise ValueError(
+            "give http(s)://host:port, with a path or without; headers with a key are OTEL_EXPORTER_OTLP_HEADERS"
+        )
     return value.rstrip("/") if value is not None else None
 
 

@@ -68,6 +68,12 @@ def test_the_working_directory_is_the_root_unless_it_is_a_home_or_a_whole_disk(
     [
         ("agents_max_alive = 0\n", "deck.toml: agents_max_alive: Input should be greater than or equal to 1"),
         ("speed = 3\n", "deck.toml: there is no setting 'speed' (valid: data_dir, log_level"),
+        (
+            'telemetry_url = "http://collector:4318?key=sesame"',
+            "deck.toml: telemetry_url: give http(s)://host:port",
+        ),
+        ('vectors_url = "https://qdrant:6333?key=sesame"', "deck.toml: vectors_url: give http(s)://host:port; an API"),
+        ('embedder = "openai:m@https://host/v1?key=sesame"', "deck.toml: embedder: give lexical, semantic, semantic:"),
         ("this is not TOML", "QUARTERDECK_CONFIG: cannot read"),
     ],
 )
@@ -76,6 +82,7 @@ def test_a_bad_file_is_one_plain_line(toml: Path, text: str, message: str) -> No
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert message in caught.value.message
+    assert "sesame" not in caught.value.message
     assert "\n" not in caught.value.message
 
 
