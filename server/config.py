@@ -69,7 +69,16 @@ def _default_roots() -> list[Path]:
     return [] if here in (Path(here.anchor), Path.home().resolve()) else [here]
 
 
-Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
+def _below_home(path: Path) -> Path:
+    """Clients that start servers have no shell that would read the `~`."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder {path.parts[0]}") from None
+
+
+UserPath = Annotated[Path, AfterValidator(_below_home)]
+UserPaths = Annotated[list[UserPath], NoDecode, BeforeValidator(_split_paths)]
 
 
 def _runner(value: Any) -> str:
@@ -155,7 +164,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", validate_by_name=True, validate_by_alias=True, env_ignore_empty=True
     )
 
-    data_dir: Path = Field(default_factory=_default_data_dir, description="folder of everything that is kept")
+    data_dir: UserPath = Field(default_factory=_default_data_dir, description="folder of everything that is kept")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least level logged to stderr"
     )
@@ -202,7 +211,7 @@ class Settings(BaseSettings):
     minio_secret_key: SecretStr | None = Field(
         default=None, validation_alias="MINIO_SECRET_KEY", description="secret key for it; there are no default keys"
     )
-    upload_roots: Paths = Field(
+    upload_roots: UserPaths = Field(
         default_factory=_default_roots,
         description="folders that `upload` may read paths from, separated by `:`, on Windows by `;`",
     )

@@ -48,8 +48,9 @@ def test_environment_wins_over_file_and_file_over_default(toml: Path, monkeypatc
 def test_upload_roots_are_a_list_in_either_place(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toml.write_text('upload_roots = ["/a", "/b"]\n')
     assert load_settings().upload_roots == [Path("/a"), Path("/b")]
-    monkeypatch.setenv("QUARTERDECK_UPLOAD_ROOTS", "/c:/d e")
-    assert load_settings().upload_roots == [Path("/c"), Path("/d e")]
+    monkeypatch.setenv("QUARTERDECK_UPLOAD_ROOTS", "/c:~/d e")
+    monkeypatch.setenv("HOME", "/home/h")
+    assert load_settings().upload_roots == [Path("/c"), Path("/home/h/d e")]
 
 
 def test_the_working_directory_is_the_root_unless_it_is_a_home_or_a_whole_disk(
@@ -74,6 +75,7 @@ def test_the_working_directory_is_the_root_unless_it_is_a_home_or_a_whole_disk(
         ),
         ('vectors_url = "https://qdrant:6333?key=sesame"', "deck.toml: vectors_url: give http(s)://host:port; an API"),
         ('embedder = "openai:m@https://host/v1?key=sesame"', "deck.toml: embedder: give lexical, semantic, semantic:"),
+        ('upload_roots = ["~nobody-here/x"]', "deck.toml: upload_roots.0: there is no home folder ~nobody-here"),
         ("this is not TOML", "QUARTERDECK_CONFIG: cannot read"),
     ],
 )
