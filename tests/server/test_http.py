@@ -202,8 +202,12 @@ def refused(folder: Path, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
-def test_nothing_is_opened_to_others_without_a_token(tmp_path: Path, host: str) -> None:
+def test_nothing_is_opened_to_others_without_a_token_that_is_hard_to_guess(tmp_path: Path, host: str) -> None:
     assert "set QUARTERDECK_HTTP_TOKEN too" in refused(tmp_path, QUARTERDECK_HTTP_HOST=host, QUARTERDECK_HTTP_PORT="0")
+    short = {"QUARTERDECK_HTTP_HOST": host, "QUARTERDECK_HTTP_PORT": "0", "QUARTERDECK_HTTP_TOKEN": "guess-me-please"}
+    error = refused(tmp_path, **short)
+    assert "it needs at least 16 characters; python3 -c" in error
+    assert "guess-me" not in error
 
 
 def test_an_address_that_cannot_be_had_stops_the_start(tmp_path: Path) -> None:
