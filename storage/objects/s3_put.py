@@ -20,6 +20,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from anyio import CancelScope, CapacityLimiter, create_task_group, move_on_after, to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .base import BUFFER_BYTES, Contents, Reader, Stored, taken, wrong_size
 from .budget import MemoryBudget
@@ -33,6 +34,7 @@ Args = TypeVarTuple("Args")
 
 PART_BYTES = 8 << 20
 CLEANUP_TIMEOUT = 10.0  # seconds
+LAST_TIMEOUT = 2.0  # seconds for the request of a put that is cancelled
 ABANDONED_AFTER = timedelta(days=1)
 MARK, SHA256 = "put", "sha256"  # names in the metadata
 NOT_CREATED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload"}
@@ -244,8 +246,10 @@ class Put:
             raise wrong_size(self._key, self._size)
 
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
-        """Do blocking work in a thread."""
-        return await to_thread.run_sync(work, *args, limiter=self._threads)
+        """Do blocking work in a thread. Whoever was cancelled meanwhile goes no further."""
+        done = await to_thread.run_sync(work, *args, limiter=self._threads)
+        await checkpoint_if_cancelled()
+        return done
 
     async def _take(self, length: int) -> BytesIO:
         """A buffer of that length, as soon as there is memory for it; whoever takes it gives it back."""
@@ -262,8 +266,9 @@ class Put:
 
     async def _create(self, request: Awaitable[object]) -> None:
         """Let the object appear, or find out that it has although the answer says otherwise or got lost."""
+        creating = asyncio.ensure_future(self._bucket.ask(request))
         try:
-            await self._bucket.ask(request)
+            await asyncio.shield(creating)
         except S3Error as exc:
             if exc.s3_code and exc.s3_code not in NOT_CREATED:
                 raise
@@ -274,6 +279,8 @@ class Put:
                 raise taken(self._key) from None
         except asyncio.CancelledError:
             with CancelScope(shield=True):
+                with move_on_after(LAST_TIMEOUT):  # what is cut off on its way could still appear after a look
+                    await asyncio.gather(creating, return_exceptions=True)
                 if await self._found_mark() == self._mark:
                     await self._bucket.ask(self._bucket.client.delete_object(Bucket=self._bucket.name, Key=self._key))
             raise

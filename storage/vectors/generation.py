@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -26,6 +26,7 @@ Structure = tuple[IndexKind, Quantization]
 
 GRAPH_ADDS = 1000  # points that are added to a graph beside searches, at some 350 µs each
 FEW_CHANGES = 200  # points, at some 5 µs each; to a graph they are added in a thread
+RANKED_NUMBERS = 1 << 17  # of candidates' vectors that are scored at once: their copies stay in the cache
 FEW = 0.07  # share of the slots: so few matching ones are found quicker by comparing them than by discarding others
 MARGIN: dict[Quantization, float] = {"none": 1, "fp16": 1.25, "sq8": 1.5, "sq4": 2, "pq": 1.25}
 """How many times the limit is scored anew by the stored vectors: the order of narrower ones is not quite theirs."""
@@ -136,15 +137,23 @@ class Generation:
             found = self._scan_truth(reader, collection, asked, limit, mask)
         else:
             found = self.candidates(asked, limit, precision, mask)
-        if not any(map(len, found)):
+        counts = list(map(len, found))
+        if not any(counts):
             return [[] for _ in queries]
-        keys: list[list[int]] = [self.slots.keys[slots].tolist() for slots in found]
+        slots = np.concatenate(found)
+        keys: list[int] = self.slots.keys[slots].tolist()
         held = self.index.vectors.unaltered()
-        rows = reader.found(keys[0] if len(keys) == 1 else list(set(chain(*keys))), vectors=held is None)
+        rows = reader.found(_unique(keys)) if held is None else {}
         ranked: list[Ranked] = []
-        for query, slots, some in zip(queries, found, keys, strict=True):
-            points = decode([rows[key][3] for key in some], self.info) if held is None else held[slots]
-            ranked.append(rank(query, some, points, self.info.metric, limit, threshold))
+        step = max(1, RANKED_NUMBERS // (max(counts) * self.info.dimension))
+        first = 0
+        for start in range(0, len(queries), step):
+            some = slice(start, start + step)
+            part = slice(first, first := first + sum(counts[some]))
+            points = decode([rows[key][3] for key in keys[part]], self.info) if held is None else held[slots[part]]
+            ranked += rank(queries[some], counts[some], keys[part], points, self.info.metric, limit, threshold)
+        if held is not None:
+            rows = reader.found(_unique(key for key, _ in chain(*ranked)), vectors=False)
         return to_hits(ranked, rows)
 
     def _mask(self, reader: Reader, collection: Collection, where: Mapping[str, Any] | None) -> Mask | None:
@@ -205,6 +214,10 @@ class Generation:
             chosen = np.ones(len(rows), np.bool_) if mask is None else mask[slots]
             best.see(matrix[chosen], slots[chosen])
         return best.slots
+
+
+def _unique(keys: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(keys))
 
 
 class Nearest:

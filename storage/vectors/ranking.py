@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
+from operator import itemgetter
 from typing import TypeAlias
 
 import numpy as np
@@ -19,15 +20,25 @@ Ranked: TypeAlias = list[tuple[int, float]]  # keys and scores, the best first
 
 
 def rank(
-    query: Matrix, keys: Sequence[int], points: Matrix, metric: Metric, limit: int, threshold: float | None
-) -> Ranked:
-    """The best `limit` of the points, whose vectors and keys these are; equal scores in the order of the keys given."""
-    scores: list[float] = score(points, query, metric).tolist()
-    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=metric != "l2")[:limit]
+    queries: Matrix,
+    counts: Sequence[int],
+    keys: Sequence[int],
+    points: Matrix,
+    metric: Metric,
+    limit: int,
+    threshold: float | None,
+) -> list[Ranked]:
+    """For each query the best `limit` of its keys, equal scores in the order given.
+
+    The first of `counts` says how many of the keys, and of the points that have them, are the first query's, and so on.
+    """
+    paired = queries if len(counts) == 1 else np.repeat(queries, counts, axis=0)
+    scored = zip(keys, score(points, paired, metric).tolist(), strict=True)
+    ranked = [sorted(islice(scored, count), key=itemgetter(1), reverse=metric != "l2") for count in counts]
     if threshold is not None:
         passes = operator.le if metric == "l2" else operator.ge
-        order = [place for place in order if passes(scores[place], threshold)]
-    return [(keys[place], scores[place]) for place in order]
+        ranked = [[pair for pair in some if passes(pair[1], threshold)] for some in ranked]
+    return [some[:limit] for some in ranked]
 
 
 def to_hits(ranked: Sequence[Ranked], rows: Mapping[int, FoundRow]) -> list[list[Hit]]:
@@ -38,16 +49,22 @@ def to_hits(ranked: Sequence[Ranked], rows: Mapping[int, FoundRow]) -> list[list
     return [[Hit(rows[key][1], value, payloads[key]) for key, value in some] for some in ranked]
 
 
-def score(points: Matrix, query: Matrix, metric: Metric) -> NDArray[np.float64]:
-    """By the definition."""
-    wide, asked = points.astype(np.float64), query.astype(np.float64)
+def score(points: Matrix, queries: Matrix, metric: Metric) -> NDArray[np.float64]:
+    """Of each point with the query in the same row, or with the only one, by the definition."""
+    wide, asked = points.astype(np.float64), queries.astype(np.float64)
     if metric == "l2":
         difference = wide - asked
-        distances: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        distances: NDArray[np.float64] = np.sqrt(_products(difference, difference))
         return distances
-    products: NDArray[np.float64] = wide @ asked
+    products = _products(wide, asked)
     if metric == "dot":
         return products
-    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide) * (asked @ asked))
+    lengths = np.sqrt(_products(wide, wide) * _products(asked, asked))
     cosines: NDArray[np.float64] = np.minimum(np.maximum(products / lengths, -1), 1)
     return cosines
+
+
+def _products(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the rows in the same place."""
+    products: NDArray[np.float64] = np.einsum("ij,ij->i", left, right)
+    return products

@@ -174,3 +174,25 @@ async def test_a_put_that_is_cancelled_after_it_was_stored_leaves_no_trace(site:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert site.server.keys(site.bucket) == []
+
+
+async def test_a_put_that_is_cancelled_before_it_is_stored_leaves_no_trace(site: Site) -> None:
+    """What was sent is stored whether its sender waits or not: so the sender does, and takes it back."""
+    store = await site.store()
+    sent = asyncio.Event()
+
+    def hold(line: str) -> Fate:
+        if line.startswith("PUT"):
+            sent.set()
+            return "crawl"
+        return "pass"
+
+    site.proxy.fate = hold
+    task = asyncio.create_task(put(store, "uploads/k", b"x" * 4_000))
+    async with asyncio.timeout(30):
+        await sent.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [line.split()[0] for line in site.proxy.requests[-3:]] == ["PUT", "HEAD", "DELETE"]
+    assert site.server.keys(site.bucket) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from quarterdeck.storage.vectors.base import Hit
 
@@ -23,4 +22,4 @@ def fuse(rankings: Iterable[Sequence[Hit]], limit: int) -> list[Hit]:
             scores[hit.id] += 1 / (CONSTANT + rank)
             hits[hit.id] = hit
     best = sorted(hits, key=lambda point_id: (-scores[point_id], point_id))[:limit]
-    return [replace(hits[point_id], score=scores[point_id]) for point_id in best]
+    return [hits[point_id]._replace(score=scores[point_id]) for point_id in best]
