@@ -14,7 +14,8 @@ from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.agents.types import SpawnableType
 
-from .config import OwnType, Settings, SettingsError
+from .config import Settings, SettingsError
+from .setting_types import OwnType
 
 
 def own_types(settings: Settings) -> dict[str, OwnType]:
