@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from quarterdeck.storage.errors import DeckError, InvalidArgumentError, NotFoundError
+from quarterdeck.storage.errors import DEFECT, DeckError, InvalidArgumentError, NotFoundError
 
 from ..app import DeckServer
 from ..config import flags, keyring
@@ -149,4 +149,4 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 async def _defect(_: Request, __: Exception) -> Response:
     """uvicorn logs it; its text stays there."""
-    return refusal(DeckError("a defect of the server; its log has it", status=500), HEADERS)
+    return refusal(DeckError(DEFECT, status=500), HEADERS)
