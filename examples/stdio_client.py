@@ -37,4 +37,6 @@ async def main(document: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(f"usage: python {sys.argv[0]} DOCUMENT")
     asyncio.run(main(Path(sys.argv[1]).resolve()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from quarterdeck.tools.agents.builtin.catalogue import TYPES
@@ -13,7 +14,8 @@ from quarterdeck.tools.agents.runners.commands import CommandType
 from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.agents.types import SpawnableType
 
-from .config import OwnType, Settings, SettingsError
+from .config import Settings, SettingsError
+from .setting_types import OwnType
 
 
 def own_types(settings: Settings) -> dict[str, OwnType]:
@@ -62,6 +64,8 @@ def spawnable(settings: Settings, types: Mapping[str, OwnType]) -> dict[str, Spa
 
 def _folder(key: str, cwd: Path, roots: Sequence[Path]) -> Path:
     """A relative one is looked for in each root."""
+    with suppress(RuntimeError):  # there is no such home
+        cwd = cwd.expanduser()
     for root in roots:
         folder = Path(os.path.realpath(root / cwd))
         if folder.is_dir() and any(folder.is_relative_to(allowed) for allowed in roots):

@@ -39,7 +39,8 @@ from quarterdeck.tools.queries.rules import with_shipped
 from quarterdeck.tools.queries.spending import Spending
 
 from .agent_types import spawnable
-from .config import OwnType, Settings
+from .config import Settings
+from .setting_types import OwnType
 
 
 @dataclass(frozen=True, slots=True)

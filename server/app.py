@@ -11,7 +11,6 @@ from typing import Any
 from mcp.server.context import ServerMiddleware
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -29,6 +28,8 @@ from mcp_types import (
 )
 from pydantic import AnyUrl
 
+from quarterdeck.storage.errors import NotFoundError
+from quarterdeck.tools.contract import refused
 from quarterdeck.tools.memory.resource import MemoryResource
 from quarterdeck.tools.uploads.resource import UploadResource
 from quarterdeck.tools.vectors.completion import collections_beginning
@@ -80,21 +81,15 @@ class DeckServer(MCPServer[None]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        """Serve one call and time it.
-
-        Raises:
-            ToolError: there is no such tool; the text lists those that there are.
-        """
+        """Serve one call and time it. An unknown tool is a refusal too: models do not see errors of the protocol."""
         if name not in self._deck.tools:
-            raise ToolError(f"unknown tool {name!r} (tools: {', '.join(self._deck.tools)})")
-        clock = self._deck.clock
-        began, failed = clock.monotonic(), True
+            return refused(NotFoundError(f"unknown tool {name[:80]!r} (tools: {', '.join(self._deck.tools)})"))
         try:
-            result = await super().call_tool(name, arguments, context)
-            failed = isinstance(result, CallToolResult) and bool(result.is_error)
+            with self._deck.meter.measure(name) as call:
+                result = await super().call_tool(name, arguments, context)
+                call.failed = isinstance(result, CallToolResult) and bool(result.is_error)
             return result
         finally:
-            self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
             self._memory.watch.look_soon()  # what the call wrote
 
     async def list_prompts(self) -> list[Prompt]:

@@ -60,7 +60,7 @@ def back_up(settings: Settings, folder: Path) -> str:
         InvalidArgumentError: the folder is there already, or inside of the data directory, or there is nothing to keep.
         StorageError: something cannot be read or written.
     """
-    if not settings.data_dir.expanduser().is_dir():
+    if not settings.data_dir.is_dir():
         raise InvalidArgumentError(f"there is no data directory {settings.data_dir}: see QUARTERDECK_DATA_DIR")
     data_dir, memory = prepare_data_dir(settings.data_dir), sqlite_path(settings.memory_url)
     folder = folder.absolute()

@@ -204,7 +204,7 @@ def _shown(value: object) -> str:
 
     from quarterdeck.storage.remote import without_password
 
-    from .config import AgentsTable
+    from .setting_types import AgentsTable
 
     if value is None:
         return ""

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    SecretStr,
-    Tag,
-    ValidationError,
-)
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from quarterdeck.storage.errors import DeckError, InvalidArgumentError
 from quarterdeck.storage.objects.s3_location import REGION, S3Location
 from quarterdeck.storage.sqlite import Durability
-from quarterdeck.tools.agents.rights import PermissionMode
-from quarterdeck.tools.agents.runners.acp.config import AcpType
-from quarterdeck.tools.agents.runners.claude.config import ClaudeType
-from quarterdeck.tools.agents.runners.commands import CommandType, Name
-from quarterdeck.tools.agents.runners.llm.config import LlmType
 from quarterdeck.tools.memory.checks import MAX_VALUE_BYTES
-from quarterdeck.tools.queries.rules import Rule, Rules
 
+from .setting_types import (
+    Agents,
+    AgentsTable,
+    CacheUrl,
+    Embedder,
+    Http,
+    Optimizer,
+    OptimizerTable,
+    SyncUrl,
+    TelemetryUrl,
+    UserPath,
+    UserPaths,
+    VectorsUrl,
+)
 from .web.tokens import HttpTable, Keyring
 
 PREFIX = "QUARTERDECK_"
@@ -59,89 +50,10 @@ def _default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("quarterdeck", appauthor=False))
 
 
-def _split_paths(value: Any) -> Any:
-    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
-
-
 def _default_roots() -> list[Path]:
     """The working directory, unless that would open a whole disk or home."""
     here = Path.cwd().resolve()
     return [] if here in (Path(here.anchor), Path.home().resolve()) else [here]
-
-
-Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
-
-
-def _runner(value: Any) -> str:
-    return str(cast("dict[str, Any]", value).get("runner", "process") if isinstance(value, dict) else value.runner)
-
-
-OwnType = Annotated[
-    Annotated[CommandType, Tag("process")]
-    | Annotated[ClaudeType, Tag("claude")]
-    | Annotated[LlmType, Tag("llm")]
-    | Annotated[AcpType, Tag("acp")],
-    Discriminator(
-        _runner,
-        custom_error_type="runner",
-        custom_error_message="there is no such runner (valid: process, claude, llm, acp)",
-    ),
-]
-
-
-def _check_embedder(value: str) -> str:
-    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@]+", value):
-        raise ValueError("give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password in it)")
-    return value
-
-
-def _check_sync_url(value: str | None) -> str | None:
-    if value is not None and not value.startswith(("http://", "https://", "sqlite:///")):
-        raise ValueError("give http://…, https://… or sqlite:///path/of.db")
-    return value
-
-
-def _check_vectors_url(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
-        raise ValueError("give http(s)://host:port; an API key is QUARTERDECK_VECTORS_KEY, not part of it")
-    return value
-
-
-def _check_cache_url(value: str | None) -> str | None:
-    if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("give redis://…, rediss://… or unix:///path/of/redis.sock")
-    return value
-
-
-def _check_telemetry_url(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"https?://[^@]+", value):
-        raise ValueError("give http(s)://host:port; headers with a key are OTEL_EXPORTER_OTLP_HEADERS")
-    return value.rstrip("/") if value is not None else None
-
-
-class AgentsTable(BaseModel):
-    """The table `[agents]` of the TOML file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    types: dict[Name, OwnType] = Field(default_factory=dict[str, OwnType])
-    widest_mode: dict[Name, PermissionMode] = Field(default_factory=dict[str, PermissionMode])
-    """Type -> the permission mode that its agents may be raised to."""
-
-
-class OptimizerTable(BaseModel):
-    """The table `[optimizer]` of the TOML file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rules: Rules = Field(default_factory=list[Rule])
-
-    def __str__(self) -> str:
-        return ", ".join(rule.name for rule in self.rules)
-
-
-def _parse_json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -151,7 +63,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", validate_by_name=True, validate_by_alias=True, env_ignore_empty=True
     )
 
-    data_dir: Path = Field(default_factory=_default_data_dir, description="folder of everything that is kept")
+    data_dir: UserPath = Field(default_factory=_default_data_dir, description="folder of everything that is kept")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least level logged to stderr"
     )
@@ -198,27 +110,27 @@ class Settings(BaseSettings):
     minio_secret_key: SecretStr | None = Field(
         default=None, validation_alias="MINIO_SECRET_KEY", description="secret key for it; there are no default keys"
     )
-    upload_roots: Paths = Field(
+    upload_roots: UserPaths = Field(
         default_factory=_default_roots,
         description="folders that `upload` may read paths from, separated by `:`, on Windows by `;`",
     )
-    embedder: Annotated[str, AfterValidator(_check_embedder)] = Field(
+    embedder: Embedder = Field(
         default="lexical", description="what makes vectors of [texts](#embedders) in new collections"
     )
     embedder_key: SecretStr | None = Field(default=None, description="API key of an embedder's endpoint")
     embedder_timeout: float = Field(
         default=30, gt=0, description="seconds that an embedder's endpoint may take for one request"
     )
-    vectors_url: Annotated[str | None, AfterValidator(_check_vectors_url)] = Field(
+    vectors_url: VectorsUrl | None = Field(
         default=None, description="a Qdrant server that keeps vectors: `http(s)://host:port`"
     )
     vectors_key: SecretStr | None = Field(default=None, description="API key of that server")
-    cache_url: Annotated[str | None, AfterValidator(_check_cache_url)] = Field(
+    cache_url: CacheUrl | None = Field(
         default=None,
         description="a cache that decks share, of searches on that server and of vectors of texts: `redis://…`, "
         "`rediss://…` or `unix:///…`",
     )
-    sync_url: Annotated[str | None, AfterValidator(_check_sync_url)] = Field(
+    sync_url: SyncUrl | None = Field(
         default=None,
         description="another store of vectors, which `synchronization` agents call `sync:`: a Qdrant server, "
         "`http(s)://…`, or a file, `sqlite:///…`",
@@ -236,11 +148,11 @@ class Settings(BaseSettings):
     http_rate: float = Field(
         default=200, ge=0, description="requests a second that a caller may make, and five times that at once; 0: any"
     )
-    http: Annotated[HttpTable, NoDecode, BeforeValidator(_parse_json)] = Field(
+    http: Http = Field(
         default_factory=HttpTable,
         description="[more tokens](#over-http), each with a name and its rights; the variable takes JSON",
     )
-    telemetry_url: Annotated[str | None, AfterValidator(_check_telemetry_url)] = Field(
+    telemetry_url: TelemetryUrl | None = Field(
         default=None,
         description="an OpenTelemetry collector that spans and metrics are sent to, by OTLP over HTTP: `http(s)://…`",
     )
@@ -252,12 +164,12 @@ class Settings(BaseSettings):
         ge=0,
         description="seconds that ended agents and queries, their results and events are kept; 0: for ever",
     )
-    agents: Annotated[AgentsTable, NoDecode, BeforeValidator(_parse_json)] = Field(
+    agents: Agents = Field(
         default_factory=AgentsTable,
         description="agent types of [your own](#your-own-agent-types); the variable takes JSON",
     )
     agents_idle_timeout: float = Field(default=900, gt=0, description="seconds after which an agent without work stops")
-    optimizer: Annotated[OptimizerTable, NoDecode, BeforeValidator(_parse_json)] = Field(
+    optimizer: Optimizer = Field(
         default_factory=OptimizerTable,
         description="rules of [your own](#the-optimizer); the variable takes JSON",
     )

@@ -174,7 +174,7 @@ async def open_deck(settings: Settings, clock: Clock | None = None) -> AsyncGene
                 clock=clock,
             )
         )
-        meter = CallMeter()
+        meter = CallMeter(clock)
 
         async def caches() -> dict[str, Any]:
             return {"vectors": await cache_report(search_cache, vector_store.opened), "texts": text_cache.report()}

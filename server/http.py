@@ -18,6 +18,7 @@ from .telemetry import telemetry
 from .web.access import is_loopback
 from .web.app import http_app
 from .web.protocol import PatientProtocol
+from .web.tokens import MIN_LENGTH
 
 log = logging.getLogger(__name__)
 
@@ -92,19 +93,31 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _check_token(settings: Settings) -> None:
+    """Raises SettingsError: there is none, or one that others could guess."""
+    host, token = settings.http_host, settings.http_token
+    if not keyring(settings):
+        raise SettingsError(
+            f"QUARTERDECK_HTTP_HOST: others can reach {host}: set QUARTERDECK_HTTP_TOKEN too, or use 127.0.0.1"
+        )
+    if token is not None and len(token) < MIN_LENGTH:
+        raise SettingsError(
+            f"QUARTERDECK_HTTP_TOKEN: others can reach {host}: it needs at least {MIN_LENGTH} characters; "
+            "python3 -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
+        )
+
+
 def listen(settings: Settings) -> socket.socket:
     """A socket at the address of the settings.
 
     Raises:
-        SettingsError: it is taken or none of ours, or others can reach it and there is no token.
+        SettingsError: it is taken or none of ours, or others can reach it and there is no token, or a short one.
     """
     host, port = settings.http_host, settings.http_port
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        if not is_loopback(str(address[0])) and not keyring(settings):
-            raise SettingsError(
-                f"QUARTERDECK_HTTP_HOST: others can reach {host}: set QUARTERDECK_HTTP_TOKEN too, or use 127.0.0.1"
-            )
+        if not is_loopback(str(address[0])):
+            _check_token(settings)
         return socket.create_server(address[:2], family=family)
     except OSError as exc:
         raise SettingsError(f"QUARTERDECK_HTTP_HOST, …_PORT: cannot listen on {host}:{port}: {exc.strerror}") from exc

@@ -47,7 +47,7 @@ def prepare_data_dir(path: Path) -> Path:
     Raises:
         StorageError: it cannot; the text names the setting.
     """
-    path = path.expanduser().absolute()
+    path = path.absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # somebody else's folder that we may write to

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+DEFECT = "a defect of the server; its log has it"
+"""What clients are told instead of any other exception's text."""
+
 
 class DeckError(Exception):
     """An anticipated failure: `message` says what failed, the valid values and the next call.

@@ -6,20 +6,24 @@ is a `Tool` with a `run` of its own: public API, one validation, one answer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar, cast
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from quarterdeck.storage.errors import DeckError, InvalidArgumentError
+from quarterdeck.storage.errors import DEFECT, DeckError, InvalidArgumentError
 
 from .arguments import Arguments, explain
 from .confirm import ClientCall, ConfirmationNeededError
+
+log = logging.getLogger(__name__)
 
 Json = Any  # whatever JSON can say
 Schema = dict[str, Any]
@@ -83,7 +87,7 @@ class DeckTool(Tool):
         """Answer with structured content and the same as JSON text; a refusal is an error result, never a raise.
 
         Raises:
-            Exception: a defect of the deck; the SDK logs it and hides its text from the client.
+            MCPError: the protocol does not allow what the client did.
         """
         try:
             answer = await self.answer(arguments, ClientCall(context))
@@ -91,6 +95,11 @@ class DeckTool(Tool):
             return exc.result
         except DeckError as exc:
             return refused(exc)
+        except MCPError:
+            raise
+        except Exception:  # the top of a call: the SDK would tell the client its text
+            log.exception("tool %s", self.name)
+            return refused(DeckError(DEFECT))
         return _result(answer)
 
 

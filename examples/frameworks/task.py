@@ -14,5 +14,7 @@ in the memory namespace "examples"."""
 
 def task() -> str:
     """The task for the document and the question of the command line."""
+    if len(sys.argv) != 3:
+        raise SystemExit(f"usage: uv run {sys.argv[0]} DOCUMENT QUESTION")
     document, question = sys.argv[1:]
     return TASK.format(document=document, question=question)

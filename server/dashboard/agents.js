@@ -5,7 +5,8 @@ import { html } from "./html.js";
 import { useAnswer, useDeck } from "./deck.js";
 import { bytes, count, dollars, duration, percent, UNKNOWN } from "./format.js";
 import {
-  Badge, Cell, Confirm, Dialog, Elapsed, Empty, Facts, Moment, PAGE, Pager, reasonOf, Stale, Table, usePages, Waiting,
+  Badge, Cell, Confirm, Dialog, Elapsed, Empty, Facts, FilterBar, Moment, Pager, reasonOf, Stale, Table, useFilter,
+  Waiting,
 } from "./parts.js";
 import { eventEntry, Timeline } from "./timeline.js";
 import { tell } from "./messages.js";
@@ -19,38 +20,21 @@ const COLUMNS = [
 const LOOK_EVERY = 2500; // ms: what agents use changes without an event
 
 export function Agents({ id, open }) {
-  const [filter, setFilter] = useState("live");
-  const pages = usePages([filter]);
-  const answer = useAnswer(
-    ["agents"],
-    (deck) => deck.call("agents_list", {
-      limit: PAGE,
-      ...(filter === "all" ? { includeHistory: true } : filter === "live" ? {} : { status: filter }),
-      ...(pages.cursor ? { cursor: pages.cursor } : {}),
-    }),
-    [filter, pages.cursor],
-    LOOK_EVERY,
-  );
+  const list = useFilter("live");
+  const answer = useAnswer(["agents"], (deck) => deck.call("agents_list", list.wanted), list.deps, LOOK_EVERY);
   const rates = useRates(answer);
   const { data } = answer;
   return html`
-    <div class="bar">
-      <h2>${filter === "live" ? "Live agents" : filter === "all" ? "All agents" : `Agents: ${filter}`}</h2>
-      <label class="inline">Show
-        <select value=${filter} onChange=${(event) => setFilter(event.target.value)}>
-          ${FILTERS.map((name) => html`<option value=${name}>${name}</option>`)}
-        </select>
-      </label>
-    </div>
+    <${FilterBar} of=${list} filters=${FILTERS} what="agents" />
     <${Stale} answer=${answer} />
     ${!data ? html`<${Waiting} answer=${answer} what="agents" />`
-      : data.agents.length === 0 ? html`<${NoAgents} filter=${filter} />`
+      : data.agents.length === 0 ? html`<${NoAgents} filter=${list.filter} />`
       : html`
         <${Table} label="Agents" columns=${COLUMNS}>
           ${data.agents.map((agent) => html`
             <${Row} key=${agent.agentId} agent=${agent} at=${answer.at} rate=${rates.get(agent.agentId)} open=${open} />`)}
         <//>`}
-    ${data && html`<${Pager} pages=${pages} next=${data.nextCursor} what="agents" />`}
+    ${data && html`<${Pager} pages=${list.pages} next=${data.nextCursor} what="agents" />`}
     ${id && html`<${AgentDetail} key=${id} id=${id} onClose=${() => open(null)} />`}`;
 }
 

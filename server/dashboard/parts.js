@@ -142,6 +142,31 @@ export function Pager({ pages, next, what }) {
     </nav>`;
 }
 
+// A list by state: what is shown of it, `wanted` as arguments, with what these depend on.
+export function useFilter(first) {
+  const [filter, choose] = useState(first);
+  const pages = usePages([filter]);
+  const wanted = {
+    limit: PAGE,
+    ...(filter === "all" ? { includeHistory: true } : filter === "live" ? {} : { status: filter }),
+    ...(pages.cursor ? { cursor: pages.cursor } : {}),
+  };
+  return { filter, choose, pages, wanted, deps: [filter, pages.cursor] };
+}
+
+export function FilterBar({ of: { filter, choose }, filters, what }) {
+  const title = filter === "all" || filter === "live" ? `${filter} ${what}` : `${what}: ${filter}`;
+  return html`
+    <div class="bar">
+      <h2>${title[0].toUpperCase() + title.slice(1)}</h2>
+      <label class="inline">Show
+        <select value=${filter} onChange=${(event) => choose(event.target.value)}>
+          ${filters.map((name) => html`<option value=${name}>${name}</option>`)}
+        </select>
+      </label>
+    </div>`;
+}
+
 // A value that settles `ms` after the last change: what a person types is not asked for letter by letter.
 export function useSettled(value, ms = 250) {
   const [settled, setSettled] = useState(value);

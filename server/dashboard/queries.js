@@ -1,10 +1,9 @@
 // Queries: what works, how far it is, and the controls.
 
-import { useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 import { useAnswer, useNow } from "./deck.js";
 import { ago, count, dollars, moment, shorten, UNKNOWN } from "./format.js";
-import { Badge, Cell, Elapsed, Empty, PAGE, Pager, Progress, Stale, Table, usePages, Waiting } from "./parts.js";
+import { Badge, Cell, Elapsed, Empty, FilterBar, Pager, Progress, Stale, Table, useFilter, Waiting } from "./parts.js";
 import { isLive, QueryControls } from "./controls.js";
 import { QueryDetail } from "./query_detail.js";
 
@@ -16,48 +15,32 @@ const COLUMNS = [
 ];
 
 export function Queries({ id, open }) {
-  const [filter, setFilter] = useState("all");
-  const pages = usePages([filter]);
-  const answer = useAnswer(
-    ["queries"],
-    (deck) => deck.call("query_list", {
-      limit: PAGE,
-      ...(filter === "all" ? { includeHistory: true } : filter === "live" ? {} : { status: filter }),
-      ...(pages.cursor ? { cursor: pages.cursor } : {}),
-    }),
-    [filter, pages.cursor],
-  );
+  const list = useFilter("all");
+  const answer = useAnswer(["queries"], (deck) => deck.call("query_list", list.wanted), list.deps);
   const { data } = answer;
   return html`
     <div class="cards" role="group" aria-label="Queries by state">
       ${CARDS.map((card) => {
         const chosen = card === "total" ? "all" : card;
         return html`
-          <button type="button" key=${card} class="card ${card}" aria-pressed=${filter === chosen}
-            onClick=${() => setFilter(chosen)}>
+          <button type="button" key=${card} class="card ${card}" aria-pressed=${list.filter === chosen}
+            onClick=${() => list.choose(chosen)}>
             <span class="card-name">${card[0].toUpperCase() + card.slice(1)}</span>
             <span class="card-figure">${count(data?.stats[card])}</span>
           </button>`;
       })}
     </div>
-    <div class="bar">
-      <h2>${filter === "all" ? "All queries" : `Queries: ${filter}`}</h2>
-      <label class="inline">Show
-        <select value=${filter} onChange=${(event) => setFilter(event.target.value)}>
-          ${FILTERS.map((name) => html`<option value=${name}>${name}</option>`)}
-        </select>
-      </label>
-    </div>
+    <${FilterBar} of=${list} filters=${FILTERS} what="queries" />
     <${Stale} answer=${answer} />
     ${!data ? html`<${Waiting} answer=${answer} what="queries" />`
-      : data.queries.length === 0 ? html`<${NoQueries} filter=${filter} />`
+      : data.queries.length === 0 ? html`<${NoQueries} filter=${list.filter} />`
       : html`
         <${Table} label="Queries" columns=${COLUMNS}>
           ${data.queries.map((query) => html`
             <${Row} key=${query.queryId} query=${query} at=${answer.at} skew=${Date.parse(data.timestamp) - answer.at}
               open=${open} />`)}
         <//>`}
-    ${data && html`<${Pager} pages=${pages} next=${data.nextCursor} what="queries" />`}
+    ${data && html`<${Pager} pages=${list.pages} next=${data.nextCursor} what="queries" />`}
     ${id && html`<${QueryDetail} key=${id} id=${id} onClose=${() => open(null)} />`}`;
 }
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 from starlette.responses import JSONResponse
 
 from quarterdeck.storage.errors import DeckError
@@ -16,10 +15,7 @@ FAILED = 500
 
 class Answer(JSONResponse):
     def render(self, content: Any) -> bytes:
-        try:
-            return to_json(content)
-        except PydanticSerializationError:  # half a character, which a refusal may quote
-            return json.dumps(content).encode()
+        return to_json(content)
 
 
 _BY_CODE = {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from typing import Any
-from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from quarterdeck.storage.errors import InvalidArgumentError
 from quarterdeck.tools.contract import NoClient, Schema
@@ -22,10 +21,10 @@ from .answers import Answer
 from .body import read_arguments
 from .caller import Caller
 from .doors import BYTES, Door
+from .download import download
 from .multipart import read_form
 
 Arguments = dict[str, Any]
-PIECE_BYTES = 1 << 20  # of a download: so many are read at once
 
 UPLOAD_FORM: Schema = {
     "type": "object",
@@ -66,7 +65,7 @@ class Api:
             Door(
                 "GET",
                 "/api/upload/{key:path}",
-                "The contents of an upload, by the path that its upload answered.",
+                "The contents of an upload, by the path that its upload answered; of a Range, that part (206).",
                 self._download,
                 answer={"type": "string", "format": "binary"},
                 answer_type=BYTES,
@@ -79,15 +78,15 @@ class Api:
     async def _call(self, request: Request, name: str, arguments: Arguments) -> Response:
         caller: Caller = request.user
         caller.check(name, arguments)
-        clock = self._deck.clock
-        began, failed = clock.monotonic(), True
-        try:
-            with self._deck.telemetry.execute_tool(name, arguments):
-                answer = await self._deck.tools[name].answer(arguments, NoClient(caller.name))
-            failed = False
-        finally:
-            self._deck.meter.record(name, clock.monotonic() - began, failed=failed)
+        with self._measured(name, arguments):
+            answer = await self._deck.tools[name].answer(arguments, NoClient(caller.name))
         return Answer(answer)
+
+    @contextmanager
+    def _measured(self, name: str, arguments: Arguments) -> Generator[None]:
+        """What the SDK and `DeckServer` do around a call over MCP."""
+        with self._deck.meter.measure(name), self._deck.telemetry.execute_tool(name, arguments):
+            yield
 
     def _by_body(self, method: str, path: str, name: str) -> Door:
         tool = self._deck.tools[name]
@@ -140,29 +139,12 @@ class Api:
         caller.check("upload", {})
         with closing(Spool(self._deck.data_dir)) as spool:
             form = await read_form(request, spool)
-            answer = await self._deck.ingest.upload(form.files, form.index)
+            with self._measured("upload", {"files": [{"name": file.name} for file in form.files], "index": form.index}):
+                answer = await self._deck.ingest.upload(form.files, form.index)
         return Answer(answer, answer["status"])
 
     async def _download(self, request: Request) -> Response:
-        """As a file to save: whatever somebody has uploaded is never a page of this server."""
-        uploads, key = self._deck.uploads, request.path_params["key"]
-        info = await uploads.stat(key)
-
-        async def contents() -> AsyncGenerator[bytes]:
-            offset = 0
-            while offset < info.size and (piece := await uploads.read(key, offset, PIECE_BYTES)):
-                yield piece
-                offset += len(piece)
-
-        name = quote(info.name, safe="")
-        return StreamingResponse(
-            contents(),
-            media_type=BYTES,
-            headers={
-                "Content-Length": str(info.size),
-                "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-            },
-        )
+        return await download(self._deck.uploads, request)
 
 
 def _reading_part(name: str, schema: Schema) -> Schema:

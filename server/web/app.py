@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from quarterdeck.storage.errors import DeckError, InvalidArgumentError, NotFoundError
+from quarterdeck.storage.errors import DEFECT, DeckError, InvalidArgumentError, NotFoundError
 
 from ..app import DeckServer
 from ..config import flags, keyring
@@ -28,7 +28,7 @@ from .caller import Caller
 from .doors import STREAM, TEXT, Door, routes
 from .draining import Draining
 from .events import event_stream
-from .headers import SecurityHeaders
+from .headers import HEADERS, SecurityHeaders
 from .mcp import check_rights, listen_until
 from .metrics import metrics_answer
 from .openapi import describe
@@ -149,4 +149,4 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 async def _defect(_: Request, __: Exception) -> Response:
     """uvicorn logs it; its text stays there."""
-    return refusal(DeckError("a defect of the server; its log has it", status=500))
+    return refusal(DeckError(DEFECT, status=500), HEADERS)

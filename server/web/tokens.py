@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
+MIN_LENGTH = 16  # characters: what can be guessed is no token
 Rights = Literal["read", "full"]
 OWNER = "client"  # who sends QUARTERDECK_HTTP_TOKEN, and who calls where there is no token
 
@@ -16,7 +17,7 @@ OWNER = "client"  # who sends QUARTERDECK_HTTP_TOKEN, and who calls where there 
 class Token(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    token: SecretStr = Field(min_length=16)
+    token: SecretStr = Field(min_length=MIN_LENGTH)
     rights: Rights = "read"
 
 

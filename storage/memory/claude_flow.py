@@ -50,6 +50,10 @@ def read_rows(path: Path) -> Iterator[Row]:
     except sqlite3.OperationalError as exc:
         raise InvalidArgumentError(f"cannot read {path} as memory of claude-flow 2.7: {exc}") from exc
     except sqlite3.DatabaseError as exc:
+        if exc.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise InvalidArgumentError(
+                f"{path} is no SQLite database: give the memory.db of claude-flow, or the project's folder"
+            ) from None
         raise StorageError(f"cannot read {path} any further: {exc}") from exc
 
 

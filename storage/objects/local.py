@@ -165,9 +165,13 @@ class _Draft:
 
     def __init__(self, folder: Path, key: str, reader: Reader, size: int) -> None:
         folder.mkdir(mode=0o700)
+        try:
+            self._file = _create(folder / CONTENTS)
+        except OSError:
+            folder.rmdir()
+            raise
         self._folder = folder
         self._reader = reader
-        self._file = _create(folder / CONTENTS)
         self._key = key
         self._expected = size
         self._buffer = memoryview(bytearray(min(BUFFER_BYTES, size + 1)))  # the same pages again and again

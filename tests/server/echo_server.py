@@ -83,7 +83,7 @@ if __name__ == "__main__":
             data_dir=Path(folder),
             clock=SystemClock(),
             tools=_tools(),
-            meter=CallMeter(),
+            meter=CallMeter(SystemClock()),
             memory=memory,
             uploads=uploads,
             ingest=Ingest(uploads, vectors),

@@ -163,7 +163,10 @@ async def test_a_file_that_breaks_off_gives_what_comes_before(tmp_path: Path) ->
     ("contents", "told"),
     [
         (None, "no file "),
-        (b"this is no database" * 100, "file is not a database"),
+        (
+            b"this is no database" * 100,
+            "is no SQLite database: give the memory.db of claude-flow, or the",
+        ),
         (b"", "has no table memory_entries, as memory of claude-flow 2.7 has (tables: none)"),
     ],
 )

@@ -48,8 +48,9 @@ def test_environment_wins_over_file_and_file_over_default(toml: Path, monkeypatc
 def test_upload_roots_are_a_list_in_either_place(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toml.write_text('upload_roots = ["/a", "/b"]\n')
     assert load_settings().upload_roots == [Path("/a"), Path("/b")]
-    monkeypatch.setenv("QUARTERDECK_UPLOAD_ROOTS", "/c:/d e")
-    assert load_settings().upload_roots == [Path("/c"), Path("/d e")]
+    monkeypatch.setenv("QUARTERDECK_UPLOAD_ROOTS", "/c:~/d e")
+    monkeypatch.setenv("HOME", "/home/h")
+    assert load_settings().upload_roots == [Path("/c"), Path("/home/h/d e")]
 
 
 def test_the_working_directory_is_the_root_unless_it_is_a_home_or_a_whole_disk(
@@ -68,6 +69,13 @@ def test_the_working_directory_is_the_root_unless_it_is_a_home_or_a_whole_disk(
     [
         ("agents_max_alive = 0\n", "deck.toml: agents_max_alive: Input should be greater than or equal to 1"),
         ("speed = 3\n", "deck.toml: there is no setting 'speed' (valid: data_dir, log_level"),
+        (
+            'telemetry_url = "http://collector:4318?key=sesame"',
+            "deck.toml: telemetry_url: give http(s)://host:port",
+        ),
+        ('vectors_url = "https://qdrant:6333?key=sesame"', "deck.toml: vectors_url: give http(s)://host:port; an API"),
+        ('embedder = "openai:m@https://host/v1?key=sesame"', "deck.toml: embedder: give lexical, semantic, semantic:"),
+        ('upload_roots = ["~nobody-here/x"]', "deck.toml: upload_roots.0: there is no home folder ~nobody-here"),
         ("this is not TOML", "QUARTERDECK_CONFIG: cannot read"),
     ],
 )
@@ -76,6 +84,7 @@ def test_a_bad_file_is_one_plain_line(toml: Path, text: str, message: str) -> No
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert message in caught.value.message
+    assert "sesame" not in caught.value.message
     assert "\n" not in caught.value.message
 
 

@@ -171,7 +171,7 @@ async def test_a_page_of_another_site_uploads_nothing(server: HttpServer, origin
 
 
 async def test_only_the_token_opens(tmp_path: Path) -> None:
-    environment = {"QUARTERDECK_HTTP_HOST": "0.0.0.0", "QUARTERDECK_HTTP_TOKEN": "sécret/1"}  # noqa: S104
+    environment = {"QUARTERDECK_HTTP_HOST": "0.0.0.0", "QUARTERDECK_HTTP_TOKEN": "a sécret of all/1"}  # noqa: S104
     with http_server(tmp_path, **environment) as server:
         port = urlsplit(await server.url()).port
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
@@ -181,16 +181,16 @@ async def test_only_the_token_opens(tmp_path: Path) -> None:
                 answer = await client.post("/api/upload", files=files(("a", b"x")), headers=headers)  # type: ignore[arg-type]
                 if answer.status_code == 401:
                     assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
-                    assert "sécret/1" not in answer.text
+                    assert "a sécret of all/1" not in answer.text
                 return answer.status_code
 
-            for wrong in (None, "sécret", "sécret/12", "SÉCRET/1"):
+            for wrong in (None, "sécret", "a sécret of all/12", "A SÉCRET OF ALL/1"):
                 assert await status(wrong) == 401, wrong
-            assert await status("sécret/1", "Basic") == 401
-            assert await status("sécret/1") == await status("sécret/1", "bearer") == 200
+            assert await status("a sécret of all/1", "Basic") == 401
+            assert await status("a sécret of all/1") == await status("a sécret of all/1", "bearer") == 200
             assert (await client.get("/healthz")).status_code == 200
         assert len(await stored(server)) == 2
-        assert "sécret/1" not in server.stderr.read_text(encoding="utf-8")
+        assert "a sécret of all/1" not in server.stderr.read_text(encoding="utf-8")
 
 
 def refused(folder: Path, **environment: str) -> str:
@@ -202,8 +202,12 @@ def refused(folder: Path, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
-def test_nothing_is_opened_to_others_without_a_token(tmp_path: Path, host: str) -> None:
+def test_nothing_is_opened_to_others_without_a_token_that_is_hard_to_guess(tmp_path: Path, host: str) -> None:
     assert "set QUARTERDECK_HTTP_TOKEN too" in refused(tmp_path, QUARTERDECK_HTTP_HOST=host, QUARTERDECK_HTTP_PORT="0")
+    short = {"QUARTERDECK_HTTP_HOST": host, "QUARTERDECK_HTTP_PORT": "0", "QUARTERDECK_HTTP_TOKEN": "guess-me-please"}
+    error = refused(tmp_path, **short)
+    assert "it needs at least 16 characters; python3 -c" in error
+    assert "guess-me" not in error
 
 
 def test_an_address_that_cannot_be_had_stops_the_start(tmp_path: Path) -> None:

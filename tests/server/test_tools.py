@@ -8,8 +8,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+from mcp import Client
 
+from quarterdeck.server.app import DeckServer
 from quarterdeck.server.client import DeckClient, Era, ToolRefusedError
+from quarterdeck.server.config import Settings
+from quarterdeck.server.deck import open_deck
 from tests.here import DeckHere
 
 CONTRACT = {
@@ -131,8 +135,22 @@ async def test_every_tool_refuses_an_unknown_argument_by_name(tmp_path: Path) ->
 
 async def test_an_unknown_tool_is_an_error_that_lists_the_tools(tmp_path: Path) -> None:
     async with DeckHere(tmp_path) as deck:
-        with pytest.raises(ToolRefusedError, match=r"unknown tool 'swarm_init' \(tools: .*memory_usage"):
+        with pytest.raises(ToolRefusedError, match=r"unknown tool 'swarm_init' \(tools: .*memory_usage") as caught:
             await deck.call("swarm_init")
+    assert (caught.value.answer["success"], caught.value.answer["code"]) == (False, "not_found")
+
+
+async def test_a_defect_is_an_error_that_tells_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("a secret of the deck")
+
+    async with open_deck(Settings(data_dir=tmp_path, upload_roots=[])) as deck, Client(DeckServer(deck)) as client:
+        deck.tools["optimizer"].handler = fail
+        result = await client.call_tool("optimizer", {})
+    assert result.is_error
+    assert (result.structured_content or {})["code"] == "failed"
+    assert "secret" not in str(result)
+    assert "a secret of the deck" in caplog.text
 
 
 async def test_both_spellings_of_an_argument_are_understood(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import stat
 import threading
 from pathlib import Path
@@ -75,6 +77,21 @@ async def test_a_taken_key_is_refused_before_the_source_is_read(tmp_path: Path) 
     with pytest.raises(ConflictError):
         await store.put("k", contents(source), size=1, name="n", content_type="t/t", created_at=0)
     assert not read
+    await store.close()
+
+
+async def test_a_file_that_cannot_be_made_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalObjectStore(tmp_path)
+    [claimed] = (tmp_path / ".staging").iterdir()
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(StorageError, match="Too many open files"):
+            await put(store, "k", b"x")
+    assert list(claimed.iterdir()) == []
     await store.close()
 
 

@@ -284,15 +284,28 @@ async def test_a_file_name_that_is_no_utf_8(service: UploadService, root: Path) 
 
 
 @pytest.mark.parametrize(
-    "path", ["../secret", "{tmp}/secret", "link", "folder-link/secret", "dangling", "x/../../secret"]
+    "path", ["../secret", "{tmp}/secret", "~/secret", "link", "folder-link/secret", "dangling", "x/../../secret"]
 )
-async def test_nothing_outside_the_roots_is_read(service: UploadService, root: Path, tmp_path: Path, path: str) -> None:
+async def test_nothing_outside_the_roots_is_read(
+    service: UploadService, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "secret").write_bytes(b"secret")
     (root / "link").symlink_to(tmp_path / "secret")
     (root / "folder-link").symlink_to(tmp_path)
     (root / "dangling").symlink_to(tmp_path / "missing")
     text = await refusal(service, path.format(tmp=tmp_path))
     assert f"outside the folders that QUARTERDECK_UPLOAD_ROOTS allows ({root})" in text
+
+
+async def test_a_path_may_start_at_the_home_folder(
+    service: UploadService, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    for name in ("a.txt", "~nobody-here"):  # that one is a plain name
+        (root / name).write_bytes(b"x")
+    answer = await service.upload([service.file(f"~/{root.name}/a.txt"), service.file("~nobody-here")])
+    assert [file["originalName"] for file in answer["files"]] == ["a.txt", "~nobody-here"]
 
 
 async def test_links_inside_the_roots_are_followed(service: UploadService, root: Path) -> None:

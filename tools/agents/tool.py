@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
@@ -22,7 +23,7 @@ from .builtin.catalogue import CREWS, TYPES
 from .live import LiveAgent, SpawnRequest, SpawnResult
 from .orchestrator import Orchestrator
 from .rights import PermissionMode, needs_consent, question
-from .runners.base import MAX_PROMPT
+from .runners.base import MAX_PROMPT, Usage
 from .runners.trees import usage_of
 
 MAX_SPAWNS = 100  # agents in one call
@@ -250,22 +251,25 @@ class AgentTools:
                 shown["error"] = f"it is ready, but its task was not started: {exc.message}"
         return shown
 
+    async def _entries(self, rows: Sequence[Agent]) -> list[AgentEntry]:
+        agents = self._orchestrator.agents
+        seen = [(agents.latest(row), agents.get(row.id)) for row in rows]
+        usages = await to_thread.run_sync(lambda: [_usage(*one) for one in seen])  # 0.6 ms for a tree of three
+        return [self._entry(row, live, usage) for (row, live), usage in zip(seen, usages, strict=True)]
+
     async def report(self, agent_id: str) -> AgentEntry:
         """One agent and all that happened to it. Raises NotFoundError."""
-        live = self._orchestrator.agents.get(agent_id)
-        entry = self._entry(await self._orchestrator.agents.row(agent_id), live)
+        [entry] = await self._entries([await self._orchestrator.agents.row(agent_id)])
         entry["history"] = [_event(event) for event in await self._runs.list_events(agent_id)]
         return entry
 
     async def list(self, arguments: ListArguments, _call: Call) -> ListAnswer:
-        live = {agent.row.id: agent for agent in self._orchestrator.agents.all()}
         if arguments.agent_id is not None:
             if (arguments.status, arguments.cursor) != (None, None):
                 raise InvalidArgumentError("agentId: names one agent; status and cursor are for lists without it")
-            row = await self._orchestrator.agents.row(arguments.agent_id)
-            entry = self._entry(row, live.get(row.id))
+            [entry] = await self._entries([await self._orchestrator.agents.row(arguments.agent_id)])
             if arguments.include_history:
-                entry["history"] = [_event(event) for event in await self._runs.list_events(row.id)]
+                entry["history"] = [_event(event) for event in await self._runs.list_events(arguments.agent_id)]
             return {"success": True, "agents": [entry], "count": 1, "nextCursor": None}
         statuses: Sequence[AgentStatus] = ()
         if arguments.status is not None:
@@ -277,16 +281,13 @@ class AgentTools:
         )
         return {
             "success": True,
-            "agents": [self._entry(row, live.get(row.id)) for row in page.rows],
+            "agents": await self._entries(page.rows),
             "count": len(page.rows),
             "nextCursor": str(page.next) if page.next is not None else None,
         }
 
-    def _entry(self, row: Agent, live: LiveAgent | None) -> AgentEntry:
-        row = self._orchestrator.agents.latest(row)
+    def _entry(self, row: Agent, live: LiveAgent | None, usage: Usage | None) -> AgentEntry:
         process = live.handle.process if live else row.process
-        seen = process if row.status in LIVE_AGENT else None  # of another server's agent, too
-        usage = live.handle.usage() if live else usage_of(seen)
         return {
             "agentId": row.id,
             "type": row.type,
@@ -320,6 +321,13 @@ class AgentTools:
             "stopped": len(before & statuses.keys()),
             "agents": [{"agentId": agent_id, "status": status} for agent_id, status in statuses.items()],
         }
+
+
+def _usage(row: Agent, live: LiveAgent | None) -> Usage | None:
+    """Of another server's agent, too, if it runs on this machine."""
+    if live is not None:
+        return live.handle.usage()
+    return usage_of(row.process) if row.status in LIVE_AGENT else None
 
 
 def _event(event: Event) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import metrics
+
+from quarterdeck.storage.clock import Clock
 
 
 @dataclass(slots=True)
@@ -17,10 +20,18 @@ class Figures:
     longest: float = 0.0
 
 
+@dataclass(slots=True)
+class Measured:
+    """A call that is under way; one that raises has failed whatever this says."""
+
+    failed: bool = False
+
+
 class CallMeter:
     """Counts and times the calls of clients, by tool."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._tools: dict[str, Figures] = {}
         self._durations = metrics.get_meter("quarterdeck").create_histogram(
             "mcp.server.operation.duration", "s", "Calls of tools by clients"
@@ -29,6 +40,16 @@ class CallMeter:
     @property
     def figures(self) -> Mapping[str, Figures]:
         return self._tools
+
+    @contextmanager
+    def measure(self, tool: str) -> Generator[Measured]:
+        """Count and time the call that is made within, however it ends."""
+        began, call, returned = self._clock.monotonic(), Measured(), False
+        try:
+            yield call
+            returned = True
+        finally:
+            self.record(tool, self._clock.monotonic() - began, failed=call.failed or not returned)
 
     def record(self, tool: str, seconds: float, *, failed: bool) -> None:
         figures = self._tools.setdefault(tool, Figures())

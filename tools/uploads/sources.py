@@ -86,7 +86,7 @@ class Roots:
         self._threads = CapacityLimiter(THREADS)
 
     def open(self, path: str) -> FileIO:
-        """Open a regular file; a relative path starts at the first folder.
+        """Open a regular file; a relative path starts at the first folder, one with `~` at a home folder.
 
         Raises:
             DeniedError: it leads out of the folders, or none is allowed.
@@ -95,7 +95,8 @@ class Roots:
         if not self._folders:
             raise DeniedError("no folder may be read: set QUARTERDECK_UPLOAD_ROOTS, or send the content inline")
         try:
-            target = Path(os.path.realpath(self._folders[0] / path))
+            given = os.path.expanduser(path)  # noqa: PTH111  that of Path raises where there is no such home
+            target = Path(os.path.realpath(self._folders[0] / given))
             root = next((folder for folder in self._folders if target.is_relative_to(folder)), None)
             if root is None:
                 allowed = ", ".join(printable(str(folder)) for folder in self._folders)

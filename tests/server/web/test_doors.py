@@ -80,8 +80,8 @@ async def test_agents_and_queries_are_worked_and_steered_over_rest(client: httpx
         ("POST", "/api/queries/none/control", {"action": "pause"}, 404, "no query"),
         ("POST", "/api/queries/none/control", {"action": "pause", "queryId": "other"}, 400, "is in the path"),
         ("POST", "/api/memory", [1], 400, "must be a JSON object"),
-        ("POST", "/api/memory", {"action": "retrieve", "key": "\ud800"}, 400, "key"),
-        ("POST", "/api/memory", {"action": "list", "\ud800": 1}, 400, "arguments: "),
+        ("POST", "/api/memory", {"action": "retrieve", "key": "\ud800"}, 400, "is no JSON: "),
+        ("POST", "/api/memory", {"action": "list", "\ud800": 1}, 400, "is no JSON: "),
         ("GET", "/api/agents/none", None, 404, "no agent"),
         ("GET", "/api/queries?limit=many", None, 400, "limit: should be of type integer, got 'many'"),
         ("GET", "/api/queries?limit=1&limit=2", None, 400, "limit: is given twice"),
@@ -123,6 +123,58 @@ async def test_an_upload_comes_back_byte_for_byte_and_never_as_a_page(client: ht
     assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''%C3%A9vil%20page%27s.html"
     assert "sandbox" in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "part", "content_range"),
+    [
+        ({"Range": "bytes=3-6"}, 206, slice(3, 7), "bytes 3-6/2500000"),
+        ({"Range": "bytes=1000000-"}, 206, slice(1_000_000, None), "bytes 1000000-2499999/2500000"),
+        ({"Range": "bytes=-5"}, 206, slice(-5, None), "bytes 2499995-2499999/2500000"),
+        ({"Range": "bytes=0-99999999"}, 206, slice(None), "bytes 0-2499999/2500000"),
+        ({"Range": "bytes=2500000-"}, 416, None, "bytes */2500000"),
+        ({"Range": "bytes=-0"}, 416, None, "bytes */2500000"),
+        ({"Range": "bytes=6-3"}, 200, slice(None), None),
+        ({"Range": "bytes=0-1,5-6"}, 200, slice(None), None),
+        ({"Range": "bytes=3-6", "If-Range": '"another"'}, 200, slice(None), None),
+    ],
+)
+async def test_a_download_can_go_on_in_the_middle(
+    client: httpx2.AsyncClient, asked: dict[str, str], status: int, part: slice | None, content_range: str | None
+) -> None:
+    contents = bytes(range(250)) * 10_000
+    stored = (await client.post("/api/upload", files=[("files", ("log", contents))])).json()["files"][0]
+    answer = await client.get(f"/api/upload/{stored['path']}", headers=asked)
+    assert (answer.status_code, answer.headers.get("content-range")) == (status, content_range)
+    if part is None:
+        assert (answer.json()["code"], answer.json()["success"]) == ("invalid_argument", False)
+    else:
+        assert answer.content == contents[part]
+        assert answer.headers["etag"] == f'"{stored["sha256"]}"'
+
+
+async def test_head_of_a_download_reads_nothing_of_it(client: httpx2.AsyncClient, tmp_path: Path) -> None:
+    stored = await client.post("/api/upload", files=[("files", ("log", b"x" * 1000))])
+    path = stored.json()["files"][0]["path"]
+    [contents] = tmp_path.glob("data/objects/*/contents")
+    contents.unlink()
+    answer = await client.head(f"/api/upload/{path}", headers={"Range": "bytes=3-6"})
+    assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "1000", b"")
+    assert answer.headers["accept-ranges"] == "bytes"
+
+
+async def test_a_defect_is_answered_as_safely_as_all_else(tmp_path: Path) -> None:
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("a secret of the deck")
+
+    async with open_deck(Settings(data_dir=tmp_path, upload_roots=[])) as deck:
+        deck.tools["query_list"].handler = fail
+        transport = httpx2.ASGITransport(http_app(deck, asyncio.Event()), raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer, other = await client.get("/api/queries"), await client.get("/healthz")
+    assert (answer.status_code, answer.json()["code"]) == (500, "failed")
+    assert "secret" not in answer.text
+    assert other.headers.keys() - {"content-length"} <= answer.headers.keys()
 
 
 async def test_the_description_is_valid_and_true(client: httpx2.AsyncClient) -> None:
@@ -193,10 +245,14 @@ async def test_no_name_of_the_page_is_one_that_a_system_takes_apart(
 async def test_metrics_are_what_happened(client: httpx2.AsyncClient) -> None:
     await post(client, "/api/memory", action="list")
     await client.post("/api/memory", json={"action": "touch", "key": "none"})
+    for number in (1, 21):
+        await client.post("/api/upload", files=[("files", ("a", b"x"))] * number)
     answer = await client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     lines = answer.text.splitlines()
     assert 'quarterdeck_tool_call_seconds_count{tool="memory_usage"} 2.0' in lines
     assert 'quarterdeck_tool_call_errors_total{tool="memory_usage"} 1.0' in lines
+    assert 'quarterdeck_tool_call_seconds_count{tool="upload"} 2.0' in lines
+    assert 'quarterdeck_tool_call_errors_total{tool="upload"} 1.0' in lines
     assert "quarterdeck_agents_alive 0.0" in lines
     assert not [line for line in lines if line.startswith("quarterdeck_query_tokens_total")]

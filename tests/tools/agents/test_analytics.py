@@ -55,7 +55,7 @@ class Deck:
             return await FaissVectorStore.open(folder / "vectors.db", bridge.clock)
 
         self.bridge = bridge = Bridge(folder)
-        self.clock, self.meter = bridge.clock, CallMeter()
+        self.clock, self.meter = bridge.clock, CallMeter(bridge.clock)
         self.rights = Rights("default", TYPES["analytics"].owns)
         self.vectors = OnFirstUse(open_vectors)
         agents = AgentTools(bridge.orchestrator, bridge.queries.start, bridge.runs, bridge.clock, {}, parallel=True)

@@ -164,7 +164,7 @@ class AgentHandle(Protocol):
         ...
 
     def usage(self) -> Usage | None:
-        """What it uses now; None once it is gone."""
+        """What it uses now; None once it is gone. Any thread may ask: to look takes its time."""
         ...
 
 

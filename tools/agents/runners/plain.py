@@ -173,9 +173,10 @@ class PlainAgent:
 
     def usage(self) -> Usage | None:
         """None once it has ended, or if the platform does not tell what commands have used."""
-        if self._ended.done() or self._spent is None:
+        spent, root = self._spent, self._root  # as they are now: a command may end meanwhile
+        if self._ended.done() or spent is None:
             return None
-        if self._root is None:
-            return Usage(self._spent, None)  # what the last command held is not known any more
-        now = trees.usage(self._root)
-        return Usage(self._spent + now.cpu_seconds, now.memory_bytes)
+        if root is None:
+            return Usage(spent, None)  # what the last command held is not known any more
+        now = trees.usage(root)
+        return Usage(spent + now.cpu_seconds, now.memory_bytes)

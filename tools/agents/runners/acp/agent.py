@@ -18,7 +18,7 @@ from acp.schema import (
 from quarterdeck.storage.runs.base import ProcessId
 
 from ... import processes
-from .. import trees
+from .. import levels, trees
 from ..base import (
     AgentDiedError,
     AgentSpec,
@@ -42,12 +42,6 @@ from .session import MAX_ANSWER, Session
 ANSWER_TIMEOUT = 5.0  # seconds for the answer to a change
 SEEN_TIMEOUT = 1.0  # seconds for a changed mode to be reported
 CONTINUE = "Continue where you left off."
-
-_STOPPED: Outcome = {
-    "status": "failed",
-    "reason": "its processes are stopped and take nothing; resume it first",
-    "alternatives": ["resume"],
-}
 
 
 class AcpAgent:
@@ -216,30 +210,18 @@ class AcpAgent:
         if gate.is_open:
             reason = "it was resumed before the agent left its turn"
             return {"status": "failed", "level": "interrupt", "reason": reason}
-        return {
-            "status": "applied",
-            "effectiveAt": "now",
-            "level": "interrupt",
-            "lossless": not self._aborted,
-            "reason": "the turn was aborted; a resume continues the session with a new one" if self._aborted else None,
-            "observed": {"state": "interrupted"},
-        }
+        return levels.interrupted(aborted=self._aborted)
 
     async def resume(self) -> Outcome:
         level, self._level = self._level, None
-        if level == "freeze":
-            return await trees.resume(self._root)
-        outcome = self._session.steps.gate.resume()
-        if level == "interrupt":
-            outcome["level"], outcome["lossless"] = level, False
-        return outcome
+        return await levels.resume(level, self._session.steps.gate, self._root)
 
     # --- changes
 
     async def set_model(self, model: str) -> Outcome:
         """See AgentHandle.set_model; what the agent says is believed from its next turn on."""
         if self._level == "freeze":
-            return _STOPPED.copy()
+            return levels.stopped()
         if self._session.choices.get("model") is None:
             return unsupported("the agent offers no choice of a model", "terminate, and start it on another type")
         try:
@@ -259,7 +241,7 @@ class AcpAgent:
     async def set_permissions(self, mode: str) -> Outcome:
         """The mode binds the answers to what the agent asks, and chooses the agent's own mode of that meaning."""
         if self._level == "freeze":
-            return _STOPPED.copy()
+            return levels.stopped()
         try:
             own = await self._set_mode(mode)
         except (RefusedError, AgentDiedError) as exc:

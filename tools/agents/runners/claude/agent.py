@@ -13,7 +13,7 @@ from claude_agent_sdk import PermissionMode
 from quarterdeck.storage.runs.base import ProcessId
 
 from ... import processes
-from .. import trees
+from .. import levels, trees
 from ..base import (
     AgentDiedError,
     Outcome,
@@ -32,12 +32,6 @@ from .session import Session
 SEEN_TIMEOUT = 2.0  # seconds for a changed permission mode to be reported
 CONTINUE = "Continue where you left off."
 COMPLETED = "completed"  # the reason of a turn's end that is none
-
-_STOPPED: Outcome = {
-    "status": "failed",
-    "reason": "its processes are stopped and take nothing; resume it first",
-    "alternatives": ["resume"],
-}
 
 
 class ClaudeAgent:
@@ -167,28 +161,16 @@ class ClaudeAgent:
         outcome = await gate.pause()
         if outcome.get("status") != "applied":
             return {**outcome, "level": "interrupt"}
-        return {
-            "status": "applied",
-            "effectiveAt": "now",
-            "level": "interrupt",
-            "lossless": not aborted,
-            "reason": "the turn was aborted; a resume continues the session with a new one" if aborted else None,
-            "observed": {"state": "interrupted"},
-        }
+        return levels.interrupted(aborted=aborted)
 
     async def resume(self) -> Outcome:
         level, self._level = self._level, None
-        if level == "freeze":
-            return await trees.resume(self._root)
-        outcome = self._session.steps.gate.resume()
-        if level == "interrupt":
-            outcome["level"], outcome["lossless"] = level, False
-        return outcome
+        return await levels.resume(level, self._session.steps.gate, self._root)
 
     async def set_model(self, model: str) -> Outcome:
         """See AgentHandle.set_model; a request that is under way ends on the model that it began with."""
         if self._level == "freeze":
-            return _STOPPED.copy()
+            return levels.stopped()
         if refusal := await self._refusal(self._session.client.set_model(model)):
             return {"status": "failed", "reason": refusal}
         self._model = model
@@ -199,7 +181,7 @@ class ClaudeAgent:
             why = "Claude Code does not do that as root" if is_root() else "it was not started so that it may"
             return {"status": "denied", "reason": why, "alternatives": ["acceptEdits"]}
         if self._level == "freeze":
-            return _STOPPED.copy()
+            return levels.stopped()
         if refusal := await self._refusal(self._session.client.set_permission_mode(cast("PermissionMode", mode))):
             return {"status": "failed", "reason": refusal}
         try:
