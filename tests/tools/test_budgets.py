@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,33 @@ async def test_paused_time_is_not_spent(bridge: Bridge) -> None:
     await bridge.desk.control(query.id, "resume", actor="client")
     await bridge.live.tick()
     assert query.status == "running"
+
+
+async def test_work_before_a_pause_that_never_came_is_spent(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quarterdeck.tools.queries.controls.PAUSE_PATIENCE", 0)
+    agent, fake = await bridge.spawn()
+    query = await begin(bridge, agent, fake, {"wallSeconds": 10})
+    bridge.clock.advance(6)
+    held = await bridge.desk.control(query.id, "pause", actor="client", options=Options(level="hold"))
+    assert held["status"] == "pending"
+    await bridge.desk.control(query.id, "resume", actor="client")
+    bridge.clock.advance(6)
+    await bridge.live.tick()
+    assert (await ended(query)).error == "terminated by the budget: wallSeconds 12 of 10"
+
+
+async def test_a_budget_acts_once_on_requests_at_the_same_time(bridge: Bridge) -> None:
+    agent, fake = await bridge.spawn()
+    query = await begin(bridge, agent, fake, {"wallSeconds": 10})
+    assert fake.work is not None
+    bridge.clock.advance(10)
+    requests = [asyncio.ensure_future(fake.work.before_request()) for _ in range(3)]
+    await ended(query)
+    await until(lambda: bridge.live.get(query.id) is None)
+    for request in requests:  # as the end of its work does
+        assert not request.done()
+        request.cancel()
+    assert [audit.action for audit in await bridge.queries.audit(query.id)] == ["terminate"]
 
 
 @pytest.mark.parametrize("kind", ["tokens", "usd"])

@@ -107,9 +107,15 @@ class Controls:
         await self._tasks.close()
 
     def _enforce_budget(self, query: LiveQuery) -> None:
+        """Once, however many of its requests wait for it."""
+        underway = query.enforcing is not None and not query.enforcing.done()
+        if underway or query.terminating or query.row.status != "running":
+            return
         over = self._live.over_budget(query)
         action: Control = "pause" if all(kind in PAUSES for kind in over) else "terminate"
-        self._tasks.start(self.apply(query, action, actor="budget", options=Options(evidence={"usedUp": over})))
+        query.enforcing = self._tasks.start(
+            self.apply(query, action, actor="budget", options=Options(evidence={"usedUp": over}))
+        )
 
     async def apply(self, query: LiveQuery, action: Control, *, actor: str, options: Options) -> Outcome:
         """Act on a query of this server and say what was observed.

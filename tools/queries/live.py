@@ -35,8 +35,8 @@ class Stopwatch:
         self._since: float | None = None  # it runs
 
     def go(self, now: float) -> None:
-        """Start, or go on."""
-        self._before, self._since = self._before or 0.0, now
+        """Start, or go on, also where it runs."""
+        self._before, self._since = self.seconds(now) or 0.0, now
 
     def stop(self, now: float) -> None:
         """Stand still. Does nothing where it does not run."""
@@ -60,6 +60,7 @@ class LiveQuery:
     active: Stopwatch = field(default_factory=Stopwatch)
     level: PauseLevel | None = None  # of the pause that it is in
     pausing: asyncio.Task[Outcome] | None = None  # what the agent makes of the last pause
+    enforcing: asyncio.Task[Outcome] | None = None  # the last control by its budget
     terminating: bool = False
     resumed: bool = False  # it began on a server that is gone
     settled: bool = False  # its end is decided and charged
