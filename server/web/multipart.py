@@ -31,7 +31,7 @@ class UploadForm:
 
 
 async def read_form(request: Request, spool: Spool) -> UploadForm:
-    """Read a multipart body: files in the fields `files`, and perhaps a field `index`.
+    """Read a multipart body: files in the fields `files`, and perhaps a field `index`; of no body, no files.
 
     Once there is a file too many or too large, nothing more is kept; the service will name all of them. A bad body is
     read to its end all the same, since many clients look for an answer only when they have sent everything.
@@ -41,6 +41,8 @@ async def read_form(request: Request, spool: Spool) -> UploadForm:
             more, 500 the spool failed.
         ClientDisconnect: the client has gone.
     """
+    if not int(request.headers.get("content-length", 0)) and "transfer-encoding" not in request.headers:
+        return UploadForm([], None)
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise InvalidArgumentError(

@@ -87,6 +87,7 @@ async def test_bad_batches_get_the_codes_and_texts_of_the_tool(server: HttpServe
     large = bytes(104_857_601)
     async with await server.client() as client:
         for batch, index, status, error in (
+            (None, None, 400, "No files uploaded"),  # nothing at all
             ([("index", (None, b"library"))], None, 400, "No files uploaded"),
             (files(*[("a", b"x")] * 21), None, 400, "Maximum 20 files allowed"),
             (
