@@ -148,23 +148,21 @@ async def test_health_and_unknown_routes(server: HttpServer) -> None:
             assert answer.json()["error"] == f"{method} {path}: {error}"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "", "[", "10.0.0.1"])
-async def test_a_foreign_host_name_is_refused(server: HttpServer, host: str) -> None:
+async def test_a_foreign_host_name_is_refused(server: HttpServer) -> None:
     async with await server.client() as client:
-        for path in ("/healthz", "/api/upload"):
-            answer = await client.get(path, headers={"Host": host})
-            assert answer.status_code in (400, 421)  # 400: the parser takes no such host at all
+        for host in ("evil.example", "evil.example:8765", "127.0.0.1.evil.example", "", "[", "10.0.0.1"):
+            for path in ("/healthz", "/api/upload"):
+                answer = await client.get(path, headers={"Host": host})
+                assert answer.status_code in (400, 421), host  # 400: the parser takes no such host at all
         for own in ("localhost:1", "127.0.0.1", "[::1]:8765"):
             assert (await client.get("/healthz", headers={"Host": own})).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "file://", "127.0.0.1"]
-)
-async def test_a_page_of_another_site_uploads_nothing(server: HttpServer, origin: str) -> None:
+async def test_a_page_of_another_site_uploads_nothing(server: HttpServer) -> None:
     async with await server.client() as client:
-        answer = await client.post("/api/upload", files=files(("a", b"x")), headers={"Origin": origin})
-        assert (answer.status_code, answer.json()["code"]) == (403, "denied")
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "file://", "127.0.0.1"):
+            answer = await client.post("/api/upload", files=files(("a", b"x")), headers={"Origin": origin})
+            assert (answer.status_code, answer.json()["code"]) == (403, "denied"), origin
         own = await client.post("/api/upload", files=files(("a", b"x")), headers={"Origin": await server.url()})
         assert own.status_code == 200
     assert len(await stored(server)) == 1
