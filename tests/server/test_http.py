@@ -11,14 +11,16 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 import httpx2
 import psutil
 import pytest
 
-from quarterdeck.server.config import Settings
+from quarterdeck.server.config import Settings, SettingsError, load_settings
 from quarterdeck.server.deck import open_deck
+from quarterdeck.server.http import listen
 from quarterdeck.server.web.app import http_app
 from tests.here import DeckHere
 from tests.servers.http import COMMAND, HttpServer, http_server
@@ -192,6 +194,7 @@ async def test_only_the_token_opens(tmp_path: Path) -> None:
 
 
 def refused(folder: Path, **environment: str) -> str:
+    """What a server that does not start says."""
     variables = {**os.environ, "QUARTERDECK_DATA_DIR": str(folder / "data"), **environment}
     done = subprocess.run(COMMAND, env=variables, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -199,11 +202,18 @@ def refused(folder: Path, **environment: str) -> str:
     return done.stderr
 
 
+def refused_here(**environment: str) -> str:
+    """The same without a server."""
+    with mock.patch.dict(os.environ, environment), pytest.raises(SettingsError) as error:
+        listen(load_settings())
+    return error.value.message
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
 def test_nothing_is_opened_to_others_without_a_token_that_is_hard_to_guess(tmp_path: Path, host: str) -> None:
-    assert "set QUARTERDECK_HTTP_TOKEN too" in refused(tmp_path, QUARTERDECK_HTTP_HOST=host, QUARTERDECK_HTTP_PORT="0")
-    short = {"QUARTERDECK_HTTP_HOST": host, "QUARTERDECK_HTTP_PORT": "0", "QUARTERDECK_HTTP_TOKEN": "guess-me-please"}
-    error = refused(tmp_path, **short)
+    open_to_all = {"QUARTERDECK_HTTP_HOST": host, "QUARTERDECK_HTTP_PORT": "0"}
+    assert "set QUARTERDECK_HTTP_TOKEN too" in refused(tmp_path, **open_to_all)
+    error = refused_here(**open_to_all, QUARTERDECK_HTTP_TOKEN="guess-me-please")
     assert "it needs at least 16 characters; python3 -c" in error
     assert "guess-me" not in error
 
@@ -213,7 +223,7 @@ def test_an_address_that_cannot_be_had_stops_the_start(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         text = refused(tmp_path, QUARTERDECK_HTTP_PORT=port)
         assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in text
-    assert "cannot listen on no.such.host.invalid:" in refused(tmp_path, QUARTERDECK_HTTP_HOST="no.such.host.invalid")
+    assert "cannot listen on no.such.host.invalid:" in refused_here(QUARTERDECK_HTTP_HOST="no.such.host.invalid")
 
 
 BOUNDARY = b"frontier"
