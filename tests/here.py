@@ -5,7 +5,7 @@ seconds of a processor that its start takes. For tests in which no server dies, 
 from __future__ import annotations
 
 import os
-from contextlib import chdir
+from contextlib import AsyncExitStack, chdir
 from pathlib import Path
 from unittest import mock
 
@@ -22,10 +22,12 @@ class DeckHere(DeckClient):
 
     async def start(self) -> None:
         """Open the deck and connect. Raises DeckError."""
-        self._stack.enter_context(chdir(self._parameters.cwd or Path.cwd()))
-        self._stack.enter_context(mock.patch.dict(os.environ, self._parameters.env or {}))
-        deck = await self._stack.enter_async_context(open_deck(load_settings()))
-        self._client = await self._stack.enter_async_context(Client(DeckServer(deck), mode=self._era))
+        async with AsyncExitStack() as stack:
+            stack.enter_context(chdir(self._parameters.cwd or Path.cwd()))
+            stack.enter_context(mock.patch.dict(os.environ, self._parameters.env or {}))
+            deck = await stack.enter_async_context(open_deck(load_settings()))
+            self._client = await stack.enter_async_context(Client(DeckServer(deck), mode=self._era))
+            self._stack = stack.pop_all()  # unless that failed, which has put all back
 
     @property
     def stderr(self) -> str:

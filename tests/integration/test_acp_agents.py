@@ -1,4 +1,4 @@
-"""Agents of the Agent Client Protocol through the real server, as a client drives them."""
+"""Agents of the Agent Client Protocol through a deck, as a client drives them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import psutil
 import pytest
 
 from quarterdeck.server.client import DeckClient, ToolRefusedError
+from tests.here import DeckHere
 from tests.tools.agents.acp_agents import command
 from tests.until import until
 
 Json = dict[str, Any]
 
 
-def deck_with(folder: Path, **offers: Any) -> DeckClient:
-    """A server with a type `hand`, which works in `folder` and may be raised to acceptEdits."""
+def deck_with(folder: Path, deck: type[DeckClient] = DeckHere, **offers: Any) -> DeckClient:
+    """A deck with a type `hand`, which works in `folder` and may be raised to acceptEdits."""
     kind = {"runner": "acp", "command": command(**offers), "cwd": str(folder), "models": {"small": "a", "large": "b"}}
     agents = {"types": {"hand": kind}, "widest_mode": {"hand": "acceptEdits"}}
-    return DeckClient(folder / "deck", environment={"QUARTERDECK_AGENTS": json.dumps(agents)}, cwd=folder)
+    return deck(folder / "deck", environment={"QUARTERDECK_AGENTS": json.dumps(agents)}, cwd=folder)
 
 
 async def begin(deck: DeckClient, *steps: Json) -> str:
@@ -83,7 +84,7 @@ async def test_a_deaf_agent_is_terminated_all_the_same(tmp_path: Path) -> None:
 
 
 async def test_a_query_goes_on_after_its_server_was_killed(tmp_path: Path) -> None:
-    async with deck_with(tmp_path, load=True) as deck:
+    async with deck_with(tmp_path, DeckClient, load=True) as deck:
         query = await begin(deck, {"touch": "began"}, {"await": "never"})
         await until(lambda: (tmp_path / "began").exists())
         await deck.kill()

@@ -1,4 +1,4 @@
-"""Agents on Claude Code through the real server, as a client drives them."""
+"""Agents on Claude Code through a deck, as a client drives them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from quarterdeck.server.client import DeckClient, ToolRefusedError
 from quarterdeck.tools.agents import processes
 from quarterdeck.tools.agents.runners.supervisor import is_supported
+from tests.here import DeckHere
 from tests.servers.anthropic import MessagesApi, Reply
 from tests.tools.agents.claude_agents import bash, environment
 from tests.until import until
@@ -29,11 +30,11 @@ async def api() -> AsyncGenerator[MessagesApi]:
     await api.close()
 
 
-def deck_with(api: MessagesApi, folder: Path, **more: str) -> DeckClient:
-    """A server with a type `pilot`, which works in `folder`; `more` is of its environment."""
+def deck_with(api: MessagesApi, folder: Path, deck: type[DeckClient] = DeckHere, **more: str) -> DeckClient:
+    """A deck with a type `pilot`, which works in `folder`; `more` is of its environment."""
     needed = {**environment(api, folder / "home"), **more}
     kind = {"runner": "claude", "env": list(needed), "allowed_tools": ["Bash"], "cwd": str(folder)}
-    return DeckClient(
+    return deck(
         folder / "deck",
         environment={**needed, "QUARTERDECK_AGENTS": json.dumps({"types": {"pilot": kind}})},
         cwd=folder,
@@ -147,7 +148,7 @@ async def test_a_terminated_query_leaves_an_agent_that_works(api: MessagesApi, t
 
 @pytest.mark.skipif(not is_supported(), reason="no child subreaper here")
 async def test_a_killed_server_leaves_nothing_and_the_next_one_goes_on(api: MessagesApi, tmp_path: Path) -> None:
-    async with deck_with(api, tmp_path) as deck:
+    async with deck_with(api, tmp_path, DeckClient) as deck:
         api.will_say(Reply("", [bash("echo step one")]), Reply("", [bash("setsid sleep 600 & touch up; sleep 600")]))
         query = await begin(deck)
         await until((tmp_path / "up").exists)

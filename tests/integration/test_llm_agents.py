@@ -1,4 +1,4 @@
-"""Agents on models through the real server: a TOML file, a stand-in for the model's server, and a client over stdio."""
+"""Agents on models through a deck: a TOML file, a stand-in for the model's server, and a client."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.server.client import DeckClient, ServerDiedError, ToolRefusedError
+from quarterdeck.server.client import DeckClient, ToolRefusedError
+from quarterdeck.server.config import SettingsError, load_settings
 from quarterdeck.tools.agents.rights import CALLABLE
+from tests.here import DeckHere
 from tests.servers.chat import INPUT, OUTPUT, ChatServer, call, say
 from tests.until import until
 
@@ -33,9 +35,11 @@ async def server() -> AsyncGenerator[ChatServer]:
         yield server
 
 
-def deck_on(server: ChatServer, folder: Path, more: str = "", **environment: str) -> DeckClient:
+def deck_on(
+    server: ChatServer, folder: Path, more: str = "", deck: type[DeckClient] = DeckHere, **environment: str
+) -> DeckClient:
     (folder / "deck.toml").write_text(TYPE.format(url=server.url, more=more))
-    return DeckClient(folder / "deck", environment={"QUARTERDECK_CONFIG": str(folder / "deck.toml"), **environment})
+    return deck(folder / "deck", environment={"QUARTERDECK_CONFIG": str(folder / "deck.toml"), **environment})
 
 
 async def spawn(deck: DeckClient, **more: Any) -> str:
@@ -121,14 +125,14 @@ async def test_a_budget_holds_it_before_the_next_request_and_a_larger_one_lets_i
 
 async def test_after_a_kill_it_goes_on_where_it_was(server: ChatServer, tmp_path: Path) -> None:
     server.script.extend([call("memory_usage", action="list"), say("a", "b", go_on=asyncio.Event())])
-    async with deck_on(server, tmp_path) as deck:
+    async with deck_on(server, tmp_path, deck=DeckClient) as deck:
         agent = await spawn(deck)
         query = await start(deck, agent, "Look.")
         await until(lambda: len(server.requests) == 2)
         await until(lambda: was_told(deck, agent, query))
         await deck.kill()
-        server.script.append(say("Nothing there."))
-        await deck.start()
+    server.script.append(say("Nothing there."))
+    async with deck_on(server, tmp_path) as deck:
         assert await is_now(deck, query, "interrupted")
         assert len(server.requests) == 2  # nothing that spends goes on by itself
         await deck.call("query_control", action="resume", queryId=query)
@@ -174,7 +178,7 @@ async def test_keys_are_in_no_answer_and_no_log(server: ChatServer, tmp_path: Pa
     more = 'api_key_env = "WRITER_KEY"'
     environment = {"WRITER_KEY": "sk-secret", "QUARTERDECK_LOG_LEVEL": "DEBUG"}
     server.script.append(replace(say(), status=401, error="wrong key sk-secret"))
-    async with deck_on(server, tmp_path, more, **environment) as deck:
+    async with deck_on(server, tmp_path, more, DeckClient, **environment) as deck:
         done = await result(deck, await start(deck, await spawn(deck)))
         assert (done["status"], "wrong key ***" in done["error"]) == ("failed", True)
         assert server.keys == ["sk-secret"]
@@ -185,14 +189,15 @@ async def test_keys_are_in_no_answer_and_no_log(server: ChatServer, tmp_path: Pa
 
 async def test_without_its_extra_the_error_names_it(server: ChatServer, tmp_path: Path) -> None:
     (tmp_path / "pydantic_ai.py").write_text("raise ModuleNotFoundError(\"No module named 'pydantic_ai'\")")
-    async with deck_on(server, tmp_path, PYTHONPATH=str(tmp_path)) as deck:
+    async with deck_on(server, tmp_path, deck=DeckClient, PYTHONPATH=str(tmp_path)) as deck:
         assert "pip install 'quarterdeck[llm]'" in await refusal(deck)
 
 
-async def test_a_bad_type_is_a_plain_line(server: ChatServer, tmp_path: Path) -> None:
-    with pytest.raises(ServerDiedError, match=r"agents\.types\.writer.*max_requests"):
-        async with deck_on(server, tmp_path, "max_requests = 0"):
-            pass
+def test_a_bad_type_is_told_by_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deck.toml").write_text(TYPE.format(url="http://localhost:1", more="max_requests = 0"))
+    monkeypatch.setenv("QUARTERDECK_CONFIG", str(tmp_path / "deck.toml"))
+    with pytest.raises(SettingsError, match=r"agents\.types\.writer.*max_requests"):
+        load_settings()
 
 
 @pytest.mark.parametrize("trouble", ["unknown model", "down"])

@@ -1,10 +1,11 @@
-"""Agent types of the user's own through the real server: good ones, bad ones, and none that outlives it."""
+"""Agent types of the user's own through a deck: good ones, bad ones, and none that outlives it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
+from quarterdeck.server.agent_types import own_types
 from quarterdeck.server.client import DeckClient, ServerDiedError, ToolRefusedError
+from quarterdeck.server.config import SettingsError, load_settings
 from quarterdeck.tools.agents.runners.supervisor import is_supported
+from tests.here import DeckHere
 from tests.until import until
 
 Json = dict[str, Any]
@@ -59,10 +63,10 @@ for line in sys.stdin:
 """
 
 
-def deck_with(folder: Path, types: Json) -> DeckClient:
-    """A server whose configuration has these types; its working folder is the allowed root."""
+def deck_with(folder: Path, types: Json, deck: type[DeckClient] = DeckHere) -> DeckClient:
+    """A deck whose configuration has these types; its working folder is the allowed root."""
     environment = {"QUARTERDECK_AGENTS": json.dumps({"types": types}), "CRUNCH_KEY": "k", "OTHER_KEY": "o"}
-    return DeckClient(folder / "deck", environment=environment, cwd=folder)
+    return deck(folder / "deck", environment=environment, cwd=folder)
 
 
 def plain(code: str, **more: Any) -> Json:
@@ -170,7 +174,7 @@ async def is_running(deck: DeckClient, query: str, status: str = "running") -> b
 
 async def test_bad_workers_are_plain_results_and_the_rest_is_unharmed(tmp_path: Path) -> None:
     types = {kind: jsonl(code) for kind, (code, _) in BAD.items()}
-    async with deck_with(tmp_path, types) as deck:
+    async with deck_with(tmp_path, types, DeckClient) as deck:
         server = psutil.Process((await deck.call("server_status"))["pid"])
         before = server.memory_info().rss
         results = await spawn(deck, "researcher", *types, "coder", "wizard")
@@ -225,7 +229,7 @@ async def test_work_over_its_wall_time_ends_a_worker_that_does_not_leave_it(tmp_
 @pytest.mark.parametrize("victims", ["server", "both"])
 async def test_nothing_of_an_agent_survives_a_kill(tmp_path: Path, victims: str) -> None:
     types = {"echo": jsonl(WORKER), "spin": plain("import time; time.sleep(600)")}
-    async with deck_with(tmp_path, types) as deck:
+    async with deck_with(tmp_path, types, DeckClient) as deck:
         agents = [one["agentId"] for one in await spawn(deck, "echo", "echo", "spin", "researcher")]
         await asyncio.gather(*(ask(deck, agent, "fork") for agent in agents[:2]))
         frozen = (await deck.call("query_start", agentId=agents[0], prompt="forever"))["queryId"]
@@ -251,7 +255,7 @@ async def test_nothing_of_an_agent_survives_a_kill(tmp_path: Path, victims: str)
 
 
 async def test_closing_the_connection_ends_every_tree(tmp_path: Path) -> None:
-    async with deck_with(tmp_path, {"echo": jsonl(WORKER)}) as deck:
+    async with deck_with(tmp_path, {"echo": jsonl(WORKER)}, DeckClient) as deck:
         [agent] = await spawn(deck, "echo")
         await ask(deck, agent["agentId"], "fork")
         members = psutil.Process((await deck.call("server_status"))["pid"]).children(recursive=True)
@@ -276,14 +280,25 @@ async def test_closing_the_connection_ends_every_tree(tmp_path: Path) -> None:
         ({"crunch": {"command": ["x"], "restart": "on-failure"}}, "restart is for protocol jsonl"),
     ],
 )
-async def test_a_bad_type_is_a_plain_line_that_names_its_key(tmp_path: Path, types: Json, complaint: str) -> None:
+def test_a_bad_type_is_told_by_its_key(
+    tmp_path: Path, types: Json, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "link").symlink_to("/etc")
-    with pytest.raises(ServerDiedError) as died:
-        async with deck_with(tmp_path, types):
-            pass
-    text = str(died.value).replace("QUARTERDECK_AGENTS.", "agents.")
+    monkeypatch.chdir(tmp_path)  # the allowed root
+    monkeypatch.setenv("QUARTERDECK_AGENTS", json.dumps({"types": types}))
+    with pytest.raises(SettingsError) as refused:
+        own_types(load_settings())
+    text = refused.value.message.replace("QUARTERDECK_AGENTS.", "agents.")
     assert complaint in text
     assert text.count("\n") == 0
+
+
+@pytest.mark.parametrize("bad", [{"command": []}, {"command": ["x"], "cwd": "/etc"}])  # of the settings; of own_types
+async def test_a_server_with_a_bad_type_ends_with_a_plain_line(tmp_path: Path, bad: Json) -> None:
+    with pytest.raises(ServerDiedError) as died:
+        async with deck_with(tmp_path, {"crunch": bad}, DeckClient):
+            pass
+    assert re.fullmatch(r"quarterdeck: .*agents\.types\.crunch\.(command|cwd): .*", str(died.value), re.IGNORECASE)
 
 
 async def test_the_toml_file_names_types_and_the_tool_lists_them(tmp_path: Path) -> None:
@@ -292,7 +307,7 @@ async def test_the_toml_file_names_types_and_the_tool_lists_them(tmp_path: Path)
         'commands.status = ["python3", "status.py"]\nlimits = { wall = 600, memory_mb = 512, output_kb = 1024 }\n'
     )
     environment = {"QUARTERDECK_CONFIG": str(tmp_path / "deck.toml")}
-    async with DeckClient(tmp_path / "deck", environment=environment) as deck:
+    async with DeckHere(tmp_path / "deck", environment=environment) as deck:
         tools = {tool.name: tool.description or "" for tool in (await deck.client.list_tools()).tools}
         assert "crunch" in tools["agents_spawn_parallel"]
         [agent] = await spawn(deck, "crunch")

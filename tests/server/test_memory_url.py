@@ -13,6 +13,8 @@ import pytest
 
 from quarterdeck.server import doctor
 from quarterdeck.server.client import DeckClient, ToolRefusedError
+from quarterdeck.server.config import SettingsError
+from tests.here import DeckHere
 from tests.servers.postgres import PostgresServer
 from tests.servers.valkey import ValkeyServer
 
@@ -50,12 +52,22 @@ def run(command: str, data_dir: Path, url: str, *, without: str = "none") -> sub
         ("sqlite://memory.db", ("no backend for sqlite://memory.db", "sqlite:///")),
     ],
 )
-def test_a_url_without_a_backend_stops_the_start(url: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    done = run("serve", tmp_path, url)
+async def test_a_url_without_a_backend_opens_no_deck(url: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refused:
+        async with DeckHere(tmp_path, environment={"QUARTERDECK_MEMORY_URL": url}):
+            pass
+    line = refused.value.message
+    assert all(word in line for word in words), line
+    assert SECRET not in line
+    assert "\n" not in line
+
+
+def test_a_url_without_a_backend_stops_the_start_with_a_plain_line(tmp_path: Path) -> None:
+    done = run("serve", tmp_path, f"mysql://u:{SECRET}@h/db")
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("quarterdeck: ")
-    assert all(word in line for word in words), line
+    assert "no backend for mysql://u:***@h/db" in line
 
 
 @pytest.mark.parametrize(
@@ -70,15 +82,25 @@ def test_a_url_without_a_backend_stops_the_start(url: str, words: tuple[str, ...
     ],
 )
 async def test_memory_that_cannot_be_used_fails_its_calls_alone(
-    url: str, words: tuple[str, ...], tmp_path: Path
+    url: str, words: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with DeckClient(tmp_path, environment={"QUARTERDECK_MEMORY_URL": url}) as deck:
+    async with DeckHere(tmp_path, environment={"QUARTERDECK_MEMORY_URL": url}) as deck:
         for _ in range(2):
             with pytest.raises(ToolRefusedError) as refused:
                 await deck.call("memory_usage", action="retrieve", key="k")
             assert refused.value.answer["code"] == "storage"
             assert all(word in refused.value.answer["error"] for word in words), refused.value
+            assert SECRET not in str(refused.value.answer)
         assert (await deck.call("vector_collections", action="list"))["collections"] == []
+    assert "memory cannot be used now" in caplog.text
+    assert SECRET not in caplog.text
+
+
+async def test_a_server_whose_memory_cannot_be_used_logs_no_password(tmp_path: Path) -> None:
+    url = f"postgresql://u:{SECRET}@127.0.0.1:1/db"
+    async with DeckClient(tmp_path, environment={"QUARTERDECK_MEMORY_URL": url}) as deck:
+        with pytest.raises(ToolRefusedError, match=r"u:\*\*\*@"):
+            await deck.call("memory_usage", action="retrieve", key="k")
         assert "memory cannot be used now" in deck.stderr
         assert SECRET not in deck.stderr
 

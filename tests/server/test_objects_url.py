@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.server.client import DeckClient, ToolRefusedError
+from quarterdeck.server.client import ToolRefusedError
+from quarterdeck.server.config import SettingsError
 from tests.here import DeckHere
 from tests.server import command
 from tests.servers.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedServer
@@ -48,10 +49,18 @@ def run(name: str, data_dir: Path, **settings: str) -> subprocess.CompletedProce
         ),
     ],
 )
-def test_settings_that_cannot_work_stop_the_start(settings: dict[str, str], line: str, tmp_path: Path) -> None:
-    done = run("serve", tmp_path, **settings)
+async def test_settings_that_cannot_work_open_no_deck(settings: dict[str, str], line: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refused:
+        async with DeckHere(tmp_path, environment=settings):
+            pass
+    assert refused.value.message == line
+
+
+def test_settings_that_cannot_work_stop_the_start_with_a_plain_line(tmp_path: Path) -> None:
+    done = run("serve", tmp_path, MINIO_ENDPOINT="h:9000", **KEYS)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == [f"quarterdeck: {line}"]
+    [line] = done.stderr.splitlines()
+    assert line == "quarterdeck: MINIO_ENDPOINT: the endpoint must be http://host:port or https://host:port"
 
 
 def test_keys_are_not_shown(tmp_path: Path) -> None:
@@ -73,7 +82,7 @@ async def test_uploads_go_into_the_bucket(s3_server: SeaweedServer, tmp_path: Pa
             "QUARTERDECK_OBJECTS_URL": f"s3://{bucket}?endpoint={endpoint}",
         }
     keys = {"MINIO_ACCESS_KEY": ACCESS_KEY, "MINIO_SECRET_KEY": SECRET_KEY}
-    async with DeckClient(tmp_path, environment={**settings, **keys}) as deck:
+    async with DeckHere(tmp_path, environment={**settings, **keys}) as deck:
         answer = await deck.call("upload", files=[{"name": "é.txt", "content": "text"}])
         [file] = answer["files"]
         assert s3_server.keys(bucket) == [file["path"]]
