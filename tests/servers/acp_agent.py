@@ -38,7 +38,7 @@ def _quick(use_attribute_docstrings: bool = False, **config: Json) -> Json:
     return {**config, "defer_build": True}
 
 
-vars(pydantic)["ConfigDict"] = _quick
+setattr(pydantic, "ConfigDict", _quick)  # noqa: B010  no checker takes an assignment
 import acp  # noqa: E402
 from acp import schema  # noqa: E402
 
