@@ -41,7 +41,9 @@ async def read_form(request: Request, spool: Spool) -> UploadForm:
             more, 500 the spool failed.
         ClientDisconnect: the client has gone.
     """
-    if not int(request.headers.get("content-length", 0)) and "transfer-encoding" not in request.headers:
+    if not {"content-type", "transfer-encoding"} & set(request.headers) and not int(
+        request.headers.get("content-length", 0)
+    ):
         return UploadForm([], None)
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
