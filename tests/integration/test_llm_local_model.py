@@ -23,6 +23,7 @@ def llama() -> Iterator[LlamaServer]:
     server.close()
 
 
+@pytest.mark.slow
 async def test_a_real_model_streams_holds_tells_its_usage_and_is_given_up(llama: LlamaServer, tmp_path: Path) -> None:
     kind = LlmType(runner="llm", model="any", base_url=llama.url)
     runner = LlmRunner({"teller": kind}, list)

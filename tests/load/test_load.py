@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from quarterdeck.server.client import DeckClient
 from tests.until import until
@@ -41,6 +42,7 @@ async def in_flight(limit: int, make: Callable[[int], Awaitable[Answer]], total:
     return [answers[number] for number in range(total)]
 
 
+@pytest.mark.slow
 async def test_two_thousand_stores_with_32_in_flight_are_all_found(tmp_path: Path) -> None:
     async with loaded_server(tmp_path) as (deck, _):
         stored = await in_flight(

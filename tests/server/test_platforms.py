@@ -38,12 +38,14 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported() -> None:
     done = python("from tests.servers.disguise import import_everything; print(import_everything())")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 async def test_the_whole_path_without_what_the_system_lacks(system: System, tmp_path: Path) -> None:
     text = tmp_path / "ships.md"

@@ -205,6 +205,7 @@ async def test_mcp_over_http_knows_the_same_rights(tmp_path: Path, era: Era) -> 
         assert "he-likes" not in log
 
 
+@pytest.mark.slow
 async def test_five_hundred_slow_connections_stop_nobody(tmp_path: Path) -> None:
     with http_server(tmp_path) as server:
         async with await server.client() as client:

@@ -47,6 +47,7 @@ async def work_on(agent_type: str, text: str, title: str = "doc.md") -> Any:
     return (await work(agent_type, {"text": dedent(text), "title": title}))["documents"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent_type", CREW)
 async def test_real_texts_are_worked_through_and_kept(agent_type: str) -> None:
     deck = FakeDeck(package_texts(), page=10_000)
@@ -478,6 +479,7 @@ async def test_hostile_texts_are_answered_within_the_limits_of_memory(agent_type
     assert len(found["documents"]) == len(deck.memory) == 1
 
 
+@pytest.mark.slow
 async def test_five_megabytes_of_text() -> None:
     text = "# Big\n\n" + "The quick brown fox — naïvely — jumps over the lazy dog.\n\n" * 80_000
     assert len(text.encode()) > 5_000_000
