@@ -1,7 +1,7 @@
 // The page: which view is shown, whether the deck is reached, and in which light.
 
 import { render } from "./vendor/preact.js";
-import { useEffect, useState } from "./vendor/hooks.js";
+import { useEffect, useLayoutEffect, useState } from "./vendor/hooks.js";
 import { html } from "./html.js";
 import { Deck, DeckContext, useDeck, useNow } from "./deck.js";
 import { HostTransport } from "./host.js";
@@ -144,7 +144,7 @@ function Light() {
   const [choice, setChoice] = useState(chosenTheme);
   const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   const theme = choice ?? context.theme ?? system;
-  useEffect(() => {
+  useLayoutEffect(() => { // before anybody sees the button that says so
     const forced = choice ?? context.theme;
     if (forced) document.documentElement.dataset.theme = forced;
   }, [choice, context.theme]);
