@@ -33,47 +33,40 @@ def _below_home(path: Path) -> Path:
         raise ValueError(f"there is no home folder {path.parts[0]}") from None
 
 
-def _check_embedder(value: str) -> str:
-    if not re.fullmatch(r"lexical|semantic(:[^@]+)?(@.+)?|openai:[^@]+@https?://[^@?#]+", value):
-        raise ValueError(
-            "give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password or query in it)"
-        )
-    return value
+def _like(pattern: str, told: str) -> AfterValidator:
+    """A text that matches the whole pattern; `told` says what to give."""
 
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value, re.DOTALL):
+            raise ValueError(told)
+        return value
 
-def _check_sync_url(value: str) -> str:
-    if not value.startswith(("http://", "https://", "sqlite:///")):
-        raise ValueError("give http://…, https://… or sqlite:///path/of.db")
-    return value
-
-
-def _check_vectors_url(value: str) -> str:
-    if not re.fullmatch(r"https?://[^@?#]+", value):
-        raise ValueError("give http(s)://host:port; an API key is QUARTERDECK_VECTORS_KEY, not part of it")
-    return value
-
-
-def _check_cache_url(value: str) -> str:
-    if not value.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("give redis://…, rediss://… or unix:///path/of/redis.sock")
-    return value
-
-
-def _check_telemetry_url(value: str) -> str:
-    if not re.fullmatch(r"https?://[^@?#]+", value):  # a query would not reach the collector
-        raise ValueError(
-            "give http(s)://host:port, with a path or without; headers with a key are OTEL_EXPORTER_OTLP_HEADERS"
-        )
-    return value.rstrip("/")
+    return AfterValidator(check)
 
 
 UserPath = Annotated[Path, AfterValidator(_below_home)]
 UserPaths = Annotated[list[UserPath], NoDecode, BeforeValidator(_split_paths)]
-Embedder = Annotated[str, AfterValidator(_check_embedder)]
-SyncUrl = Annotated[str, AfterValidator(_check_sync_url)]
-VectorsUrl = Annotated[str, AfterValidator(_check_vectors_url)]
-CacheUrl = Annotated[str, AfterValidator(_check_cache_url)]
-TelemetryUrl = Annotated[str, AfterValidator(_check_telemetry_url)]
+Embedder = Annotated[
+    str,
+    _like(
+        r"lexical|semantic(:[^@]+)?(@[^\n]+)?|openai:[^@]+@https?://[^@?#]+",
+        "give lexical, semantic, semantic:MODEL@FOLDER or openai:MODEL@URL (with no password or query in it)",
+    ),
+]
+SyncUrl = Annotated[str, _like(r"(https?://|sqlite:///).*", "give http://…, https://… or sqlite:///path/of.db")]
+VectorsUrl = Annotated[
+    str,
+    _like(r"https?://[^@?#]+", "give http(s)://host:port; an API key is QUARTERDECK_VECTORS_KEY, not part of it"),
+]
+CacheUrl = Annotated[str, _like(r"(rediss?|unix)://.*", "give redis://…, rediss://… or unix:///path/of/redis.sock")]
+TelemetryUrl = Annotated[
+    str,
+    _like(  # a query would not reach the collector
+        r"https?://[^@?#]+",
+        "give http(s)://host:port, with a path or without; headers with a key are OTEL_EXPORTER_OTLP_HEADERS",
+    ),
+    AfterValidator(lambda url: url.rstrip("/")),
+]
 
 
 def _runner(value: Any) -> str:

@@ -41,16 +41,15 @@ async def read_form(request: Request, spool: Spool) -> UploadForm:
             more, 500 the spool failed.
         ClientDisconnect: the client has gone.
     """
-    if not {"content-type", "transfer-encoding"} & set(request.headers) and not int(
-        request.headers.get("content-length", 0)
-    ):
+    announced = int(request.headers.get("content-length", 0))
+    if not announced and not {"content-type", "transfer-encoding"} & set(request.headers):
         return UploadForm([], None)
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise InvalidArgumentError(
             "the body must be multipart/form-data, its files in fields named 'files'", status=400
         )
-    check_form_size(int(request.headers.get("content-length", 0)))
+    check_form_size(announced)
     reader = _FormReader(spool, options[b"boundary"])
     refusal: DeckError | None = None
     async for piece in _pieces(request):
