@@ -55,11 +55,12 @@ for line in sys.stdin:
     elif message["type"] == "cancel":
         say(type="cancelled", id=message["id"])
 """
+SLOW = "import time; time.sleep(600)"
 COMMANDS = {
     "where": [*PYTHON, "-c", "import os; print(os.getcwd(), os.environ.get('SHOWN'), os.environ.get('HIDDEN'))"],
     "flood": [*PYTHON, "-c", "print('x' * 3_000_000)"],
     "fail": [*PYTHON, "-c", "import sys; print('out', file=sys.stderr); sys.exit(4)"],
-    "slow": [*PYTHON, "-c", "import time; time.sleep(600)"],
+    "slow": [*PYTHON, "-c", SLOW],
     "none": ["/no/such/program"],
 }
 
@@ -163,7 +164,7 @@ async def test_commands_run_by_name_in_the_agents_folder_and_environment(tmp_pat
                 await control(deck, "execute_command", command=command)
             if command == "fail":
                 assert refused.value.answer["observed"]["stderr"] == "out\n"
-        assert not [child for child in psutil.Process().children(recursive=True) if "600" in " ".join(child.cmdline())]
+        assert not slow_ones(psutil.Process())
 
 
 async def test_permissions_of_a_running_query_change_from_any_server(tmp_path: Path) -> None:
@@ -204,14 +205,16 @@ async def test_whoever_asked_a_server_that_is_killed_before_it_answers_hears_it_
             await begin(owner)
             server = psutil.Process((await owner.call("server_status"))["pid"])
             asking = asyncio.create_task(control(other, "execute_command", command="slow"))
-            await until(
-                lambda: [child for child in server.children(recursive=True) if "600" in " ".join(arguments(child))]
-            )
+            await until(lambda: slow_ones(server))
             assert not asking.done()  # it was taken, and is at work
             await owner.kill()
         with pytest.raises(ToolRefusedError, match="lost its server") as refused:
             await asyncio.wait_for(asking, 20)  # not the minute that an answer may take
         assert refused.value.answer["code"] == "conflict"
+
+
+def slow_ones(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children(recursive=True) if SLOW in arguments(child)]
 
 
 def arguments(process: psutil.Process) -> list[str]:
