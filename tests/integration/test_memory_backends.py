@@ -18,7 +18,7 @@ from tests.ready import ready
 NAMES = {"sqlite": "sqlite", "postgresql": "postgres", "unix": "redis"}
 
 
-async def test_every_action_over_stdio(memory_url: str, tmp_path: Path) -> None:
+async def test_every_action_and_what_is_there_after_a_restart(memory_url: str, tmp_path: Path) -> None:
     backend = NAMES[memory_url.partition(":")[0]]
     async with DeckHere(tmp_path / "deck", environment={"QUARTERDECK_MEMORY_URL": memory_url}) as deck:
         assert (await deck.call("server_status"))["backends"]["memory"] == backend

@@ -212,7 +212,7 @@ class VectorService:
         if info.dimension != embedder.dimension:
             raise ConflictError(
                 f"collection '{info.name}' has dimension {info.dimension}, the embedder '{embedder.name}' makes "
-                f"{embedder.dimension}: give vectors, or use another collection"
+                f"{embedder.dimension}: use another collection, or give vectors"
             )
         return embedder
 
@@ -292,11 +292,11 @@ class VectorService:
         """For each query up to `limit` points, the best first; all queries are one batch.
 
         `vector` finds the nearest to each of `vectors`, or of `texts`, which are embedded; its `threshold` is as in
-        `VectorStore.search`. `text` ranks by the words of `texts`. `hybrid` does both and fuses: the scores are then
-        those of `fusion.fuse`.
+        `VectorStore.search`. `text` ranks by the words of `texts`; one without words finds nothing. `hybrid` does both
+        and fuses: the scores are then those of `fusion.fuse`.
 
         Raises:
-            InvalidArgumentError: a bad vector or filter, a text without words.
+            InvalidArgumentError: a bad vector or filter, a text without words where it is to be embedded.
             ConflictError: texts, and the collection does not hold what an embedder made that is configured here.
             UnsupportedError: the store has no full text.
         """
