@@ -103,7 +103,7 @@ class Builder:
         hits = 0
         for query, slots, nearest in zip(queries, found, exact.distances, strict=True):
             keys: Slots = generation.slots.keys[slots]
-            rows = self._reader.found(keys.tolist())
+            rows = self._reader.found(self._collection, keys.tolist())
             vectors = self._compared([rows[key][3] for key in keys.tolist()])
             distances = distances_of(query[None], vectors, info.metric)[0]
             worst = nearest[-1]

@@ -1,12 +1,14 @@
 """Vectors in one SQLite file, searched in FAISS indexes that each process derives from it.
 
-A search first looks up the collection's last change: so it sees every acknowledged point, whichever process wrote it.
-Where the index has replayed all but a few changes and is quick, the search runs inline; the rest goes to threads.
+A search sees every acknowledged point, whichever process wrote it: the statement that reads what an index has found says
+too whether that index has the collection's last change; if not, it first replays what is missing, in a transaction.
+Where an index has replayed all but a few changes and is quick, the search runs inline; the rest goes to threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,8 +33,8 @@ from .base import (
 )
 from .filters import parse_filter
 from .generation import Generation
-from .matrix import Matrix, to_matrix
-from .reader import Collection, Reader
+from .matrix import Matrix, to_comparable
+from .reader import Collection, OutdatedError, Reader
 from .replicas import Replicas
 from .rows import check_id, to_point, to_rows
 from .snapshots import Snapshots
@@ -168,6 +170,7 @@ class FaissVectorStore:
                     writer.upsert(info, rows, now, batched=batched)
 
             await self._threads.alone(encode_and_write)
+            self._replicas.outdate(name)
         return len(points)
 
     async def get(self, name: str, ids: Sequence[str]) -> list[Point]:
@@ -218,19 +221,27 @@ class FaissVectorStore:
         if where is not None:
             parse_filter(where)
         options: dict[str, Any] = {"limit": limit, "threshold": threshold, "where": where, "precision": precision}
+
+        def is_quick(generation: Generation) -> bool:
+            return generation.is_quick(len(queries), limit, where, precision, INLINE_BYTES)
+
+        latest = self._replicas.latest(name)
+        if latest is not None and len(queries) and is_quick(latest[1]):
+            with contextlib.suppress(OutdatedError, InvalidArgumentError):  # what is wrong for it may be right by now
+                asked = _asked(queries, latest[0].info)
+                return self._database.read_once(lambda reader: self._search(asked, options, reader, *latest))
         with self._database.read_inline() as reader:
             collection = self._replicas.find_in(reader, name)
-            info = collection.info
-            asked = to_matrix(queries, _labels("query", len(queries)), info.dimension, info.metric)
+            asked = _asked(queries, collection.info)
             if not len(asked):
                 return []
             generation = self._replicas.at_once(reader, collection)
-            if generation is not None and generation.is_quick(len(asked), limit, where, precision, INLINE_BYTES):
-                return self._search(reader, collection, generation, asked, options)
-        return await self._replicas.use(name, partial(self._search, asked=asked, options=options))
+            if generation is not None and is_quick(generation):
+                return self._search(asked, options, reader, collection, generation)
+        return await self._replicas.use(name, partial(self._search, asked, options))
 
     def _search(
-        self, reader: Reader, collection: Collection, generation: Generation, asked: Matrix, options: dict[str, Any]
+        self, asked: Matrix, options: dict[str, Any], reader: Reader, collection: Collection, generation: Generation
     ) -> list[list[Hit]]:
         if self._shortcuts.batch_search:
             return generation.search(reader, collection, asked, **options)
@@ -283,5 +294,6 @@ class FaissVectorStore:
         return found
 
 
-def _labels(kind: str, count: int) -> list[str]:
-    return [f"{kind} {number}" for number in range(count)]
+def _asked(queries: Sequence[Vector], info: CollectionInfo) -> Matrix:
+    labels = [f"query {number}" for number in range(len(queries))]
+    return to_comparable(queries, labels, info.dimension, info.metric)

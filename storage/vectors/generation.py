@@ -41,6 +41,7 @@ class Generation:
         self.slots = SlotTable()
         self.postings = Postings()
         self.sequence = 0
+        self.followed: Collection | None = None  # of that sequence; None: something may have been written since
         self.built = 0  # points, when it was trained
         self.recall = 1.0  # of ten neighbours, when it was built
         self.note: str | None = None
@@ -81,6 +82,7 @@ class Generation:
     def follow(self, reader: Reader, collection: Collection, *, patient: bool = False) -> bool:
         """Replay the changes since; False if that would take long, and the caller is not `patient`."""
         if self.sequence == collection.sequence:
+            self.followed = collection
             return True
         if not patient and self.index.kind == "hnsw" and reader.count_after(collection, self.last_key) > GRAPH_ADDS:
             return False
@@ -91,7 +93,7 @@ class Generation:
             self.slots.remove(np.array(gone, np.int64))
         for rows in reader.rows_after(collection, self.last_key, payloads=bool(self.postings.fields)):
             self.put(rows)
-        self.sequence = collection.sequence
+        self.sequence, self.followed = collection.sequence, collection
         return True
 
     def put(self, rows: Sequence[SlotRow], *, stored: bool = False) -> Matrix:
@@ -130,22 +132,22 @@ class Generation:
         where: Mapping[str, Any] | None,
         precision: Precision,
     ) -> list[list[Hit]]:
-        """For each row of `queries` the nearest points; `where` is a valid filter, or None."""
+        """For each row of `queries`, which are comparable, the nearest points; `where` is a valid filter, or None.
+
+        Raises OutdatedError as `Reader.found` does.
+        """
         mask = self._mask(reader, collection, where)
-        asked = comparable(queries, self.info.metric)
         if precision == "exact" and self.structure[1] != "none":
-            found = self._scan_truth(reader, collection, asked, limit, mask)
+            found = self._scan_truth(reader, collection, queries, limit, mask)
         else:
-            found = self.candidates(asked, limit, precision, mask)
+            found = self.candidates(queries, limit, precision, mask)
         counts = list(map(len, found))
-        if not any(counts):
-            return [[] for _ in queries]
         slots = np.concatenate(found)
         keys: list[int] = self.slots.keys[slots].tolist()
         held = self.index.vectors.unaltered()
-        rows = reader.found(_unique(keys)) if held is None else {}
+        rows = reader.found(collection, _unique(keys)) if held is None else {}
         ranked: list[Ranked] = []
-        step = max(1, RANKED_NUMBERS // (max(counts) * self.info.dimension))
+        step = max(1, RANKED_NUMBERS // (max(1, *counts) * self.info.dimension))
         first = 0
         for start in range(0, len(queries), step):
             some = slice(start, start + step)
@@ -153,7 +155,7 @@ class Generation:
             points = decode([rows[key][3] for key in keys[part]], self.info) if held is None else held[slots[part]]
             ranked += rank(queries[some], counts[some], keys[part], points, self.info.metric, limit, threshold)
         if held is not None:
-            rows = reader.found(_unique(key for key, _ in chain(*ranked)), vectors=False)
+            rows = reader.found(collection, _unique(key for key, _ in chain(*ranked)), vectors=False)
         return to_hits(ranked, rows)
 
     def _mask(self, reader: Reader, collection: Collection, where: Mapping[str, Any] | None) -> Mask | None:

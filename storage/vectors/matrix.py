@@ -28,13 +28,27 @@ def to_matrix(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, 
         InvalidArgumentError: a wrong dimension, a number that is not finite or too large, a zero vector under
             cosine; the text names the vector by its label.
     """
+    return _checked(vectors, labels, dimension, metric)[0]
+
+
+def to_comparable(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric) -> Matrix:
+    """As `to_matrix`, then as `comparable`."""
+    matrix, squares = _checked(vectors, labels, dimension, metric)
+    return matrix if metric != "cosine" else _to_unit_length(matrix, squares)
+
+
+def _checked(
+    vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric
+) -> tuple[Matrix, Matrix | None]:
+    """The matrix, and the squares of its rows' lengths if they are ordinary."""
     for vector, label in zip(vectors, labels, strict=True):
         if len(vector) != dimension:
             raise InvalidArgumentError(f"{label} has dimension {len(vector)}, the collection has {dimension}")
     with np.errstate(over="ignore"):  # what becomes infinite is refused below
         matrix = np.array(vectors, dtype=np.float32).reshape(len(vectors), dimension)
-        if _ordinary_squares(matrix) is not None:
-            return matrix
+        squares = _ordinary_squares(matrix)
+    if squares is not None:
+        return matrix, squares
     lengths = _lengths(matrix)
     good = lengths <= MAX_LENGTH  # False for NaN
     if metric == "cosine":
@@ -42,7 +56,7 @@ def to_matrix(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, 
     if not good.all():
         row = int(np.argmin(good))
         raise InvalidArgumentError(f"{labels[row]} {_defect(matrix[row], lengths[row])}")
-    return matrix
+    return matrix, None
 
 
 def decode(blobs: Iterable[bytes], info: CollectionInfo) -> Matrix:
@@ -58,7 +72,10 @@ def comparable(matrix: Matrix, metric: Metric) -> Matrix:
 
 def to_unit_length(matrix: Matrix) -> Matrix:
     """Return the rows, none of which is zero, scaled to length 1."""
-    squares = _ordinary_squares(matrix)
+    return _to_unit_length(matrix, _ordinary_squares(matrix))
+
+
+def _to_unit_length(matrix: Matrix, squares: Matrix | None) -> Matrix:
     if squares is not None:
         lengths: Matrix = np.sqrt(squares)
         return matrix / lengths[:, None]
@@ -67,7 +84,7 @@ def to_unit_length(matrix: Matrix) -> Matrix:
 
 def _ordinary_squares(matrix: Matrix) -> Matrix | None:
     """Of the rows' lengths, in single precision; None if one is not finite, or so small or great that it needs more."""
-    squares: Matrix = np.einsum("ij,ij->i", matrix, matrix)
+    squares: Matrix = np.vecdot(matrix, matrix)
     ordinary = len(squares) and squares.min() > ORDINARY and squares.max() < 1 / ORDINARY  # False for NaN
     return squares if ordinary else None
 
@@ -75,7 +92,7 @@ def _ordinary_squares(matrix: Matrix) -> Matrix | None:
 def _lengths(matrix: Matrix) -> NDArray[np.float64]:
     """Euclidean lengths, in double precision: squares of tiny and huge numbers must not vanish or overflow."""
     wide = matrix.astype(np.float64)
-    lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    lengths: NDArray[np.float64] = np.sqrt(np.vecdot(wide, wide))
     return lengths
 
 

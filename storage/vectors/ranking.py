@@ -54,17 +54,11 @@ def score(points: Matrix, queries: Matrix, metric: Metric) -> NDArray[np.float64
     wide, asked = points.astype(np.float64), queries.astype(np.float64)
     if metric == "l2":
         difference = wide - asked
-        distances: NDArray[np.float64] = np.sqrt(_products(difference, difference))
+        distances: NDArray[np.float64] = np.sqrt(np.vecdot(difference, difference))
         return distances
-    products = _products(wide, asked)
+    products: NDArray[np.float64] = np.vecdot(wide, asked)
     if metric == "dot":
         return products
-    lengths = np.sqrt(_products(wide, wide) * _products(asked, asked))
+    lengths = np.sqrt(np.vecdot(wide, wide) * np.vecdot(asked, asked))
     cosines: NDArray[np.float64] = np.minimum(np.maximum(products / lengths, -1), 1)
     return cosines
-
-
-def _products(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the rows in the same place."""
-    products: NDArray[np.float64] = np.einsum("ij,ij->i", left, right)
-    return products

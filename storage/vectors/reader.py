@@ -1,4 +1,4 @@
-"""Reads of the vector store's SQLite file, in one transaction."""
+"""Reads of the vector store's SQLite file."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ INFO = "name, dimension, metric, embedder, created_at, index_kind, quantization,
 COLLECTION = f"id, sequence, points, text_key, snapshot, {INFO}"
 LIVE = "collection = :collection AND ifnull(expires_at > :now, 1)"
 _POINT = "id, vector, payload, expires_at"
+
+
+class OutdatedError(Exception):
+    """The collection has been changed since it was read."""
 
 
 class Collection:
@@ -151,18 +155,29 @@ class Reader:
         """Vectors of up to `size` points, taken at random, but the same ones each time."""
         keys = self.keys(collection.key)
         chosen = keys if len(keys) <= size else random.Random(0).sample(keys, size)  # noqa: S311  no secret
-        rows = self.found(sorted(chosen))
+        rows = self.found(collection, sorted(chosen))
         return [row[3] for row in rows.values()]
 
-    def found(self, keys: Sequence[int], *, vectors: bool = True) -> dict[int, FoundRow]:
-        """The rows with these keys, by key; without `vectors` those are empty."""
+    def found(self, collection: Collection, keys: Sequence[int], *, vectors: bool = True) -> dict[int, FoundRow]:
+        """The rows with these keys, by key; without `vectors` those are empty.
+
+        Raises OutdatedError outside a transaction if the collection is no longer as it was read.
+        """
         vector = "vector" if vectors else "x''"
+        was = (collection.info.name, collection.key, collection.sequence)
         rows: list[Any] = []
-        for start in range(0, len(keys), CHUNK_IDS):
+        for start in range(0, len(keys) or 1, CHUNK_IDS):
             chunk = keys[start : start + CHUNK_IDS]
             marks = ", ".join("?" * len(chunk))
-            rows += self._rows(f"SELECT key, id, payload, {vector} FROM points WHERE key IN ({marks})", chunk)
-        return {row[0]: row for row in rows}
+            sql = f"""
+                SELECT key, points.id, payload, {vector} FROM collections LEFT JOIN points ON key IN ({marks})
+                WHERE name = ? AND collections.id = ? AND collections.sequence = ?
+            """
+            some = self._rows(sql, (*chunk, *was))
+            if not some:
+                raise OutdatedError
+            rows += some
+        return {row[0]: row for row in rows if row[0] is not None}
 
     def search_text(
         self, collection: Collection, words: Sequence[str], limit: int, accepts: Predicate | None, now: int

@@ -59,14 +59,33 @@ class Replicas:
         if old in self._replicas:
             self._replicas[new] = self._replicas.pop(old)
 
+    def outdate(self, name: str) -> None:
+        """This process has just changed the collection."""
+        replica = self._replicas.get(name)
+        if replica is not None and replica.generation is not None:
+            replica.generation.followed = None
+
+    def latest(self, name: str) -> tuple[Collection, Generation] | None:
+        """The collection as a search last found it, and its index; None where the next will not find it so.
+
+        Another process may have changed it meanwhile: `Reader.found` tells.
+        """
+        replica = self._replicas.get(name)
+        generation = replica.generation if replica is not None and not replica.lock.locked() else None
+        if generation is None or generation.followed is None:
+            return None
+        generation.slots.expire(self._clock.now())
+        return generation.followed, generation
+
     def at_once(self, reader: Reader, collection: Collection) -> Generation | None:
         """The collection's index as `reader` sees it, on the event loop; None if that would take long."""
         replica = self.of(collection)
         generation = replica.generation
         if generation is None or replica.lock.locked() or not generation.is_near(reader, collection):
             return None
-        if generation.sequence != collection.sequence:
-            generation.follow(reader, collection)
+        is_behind = generation.sequence != collection.sequence
+        generation.follow(reader, collection)
+        if is_behind:
             self._build_if_due(replica, collection)
         generation.slots.expire(self._clock.now())
         return generation

@@ -69,6 +69,7 @@ class RamVectors:
         self.index = index
         self._metric: Metric = metric
         self._is_plain = isinstance(index, faiss.IndexFlat)
+        self._held: Matrix | None = None
         self._at_once = L2_AT_ONCE if metric == "l2" else None
 
     @property
@@ -99,9 +100,10 @@ class RamVectors:
     def unaltered(self) -> Matrix | None:
         if not self._is_plain:
             return None
-        index = self.index
-        held: Matrix = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
-        return held
+        index, size = self.index, self.index.ntotal
+        if self._held is None or len(self._held) != size:
+            self._held = faiss.rev_swig_ptr(index.get_xb(), size * index.d).reshape(-1, index.d)
+        return self._held
 
 
 class MappedVectors:

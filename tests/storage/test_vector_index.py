@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarterdeck.storage.errors import InvalidArgumentError
+from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError
 from quarterdeck.storage.vectors import build
 from quarterdeck.storage.vectors.base import CollectionState, IndexKind, Metric, Point, Quantization, WishedIndex
 from quarterdeck.storage.vectors.build import Builder
@@ -490,6 +490,38 @@ async def test_a_damaged_snapshot_is_built_anew(
     assert await recall(two, points, queries, "cosine") >= 0.97
     assert (await built(two)).index == "pq"
     assert await two.verify("c") == []
+
+
+async def test_a_search_finds_what_another_process_has_put_under_the_name(open_store: Open) -> None:
+    here, there = await open_store(), await open_store()
+
+    async def found(name: str, *query: float) -> list[str]:
+        (hits,) = await here.search(name, [query], limit=5)
+        return [hit.id for hit in hits]
+
+    async def put(store: FaissVectorStore, name: str, point: str, *vector: float) -> None:
+        await store.create(name, len(vector))
+        await store.upsert(name, [Point(point, vector)])
+
+    await put(here, "c", "first", 1, 0)
+    await put(here, "next", "moved", 0, 1)
+    for _ in range(2):  # the second time, this process knows the collection as it is
+        assert await found("c", 1, 0) == ["first"]
+        assert await found("next", 1, 0) == ["moved"]
+    await there.drop("c")
+    await put(there, "c", "anew", 1, 1)  # with as many changes
+    assert await found("c", 1, 0) == ["anew"]
+    await there.drop("c")
+    await put(there, "c", "wider", 1, 0, 0)
+    with pytest.raises(InvalidArgumentError, match="query 0 has dimension 2, the collection has 3"):
+        await found("c", 1, 0)
+    assert await found("c", 1, 0, 0) == ["wider"]
+    await there.replace("c", "next")
+    with pytest.raises(NotFoundError):
+        await found("next", 1, 0)
+    assert await found("c", 1, 0) == ["moved"]
+    await there.delete("c", ["moved"])
+    assert await found("c", 1, 0) == []
 
 
 async def test_a_restored_database_does_not_take_a_later_index(
