@@ -64,7 +64,8 @@ class Builder:
         kind, quantization = structure
         sample = self._compared(self._reader.sample(collection, TRAINED_ON))
         mapped = self._write_vectors() if quantization == "pq" else None
-        index = new_index(kind, "none" if mapped else quantization, info.dimension, info.metric, sample, mapped)
+        held = "none" if mapped else quantization
+        index = new_index(kind, held, info.dimension, info.metric, sample, collection.rows, mapped)
         generation = Generation(info, index, structure, wish)
         generation.postings.take_in(fields, [])
         exact = Nearest(sample[:CHECKED_ON], CHECKED_AT, info.metric)

@@ -1,7 +1,7 @@
 """Vectors in one SQLite file, searched in FAISS indexes that each process derives from it.
 
-A search sees every acknowledged point, whichever process wrote it: the statement that reads what an index has found says
-too whether that index has the collection's last change; if not, it first replays what is missing, in a transaction.
+A search sees every acknowledged point, whichever process wrote it: the statement that reads what an index has found
+says too whether that index has the collection's last change; if not, it first replays what is missing.
 Where an index has replayed all but a few changes and is quick, the search runs inline; the rest goes to threads.
 """
 

@@ -51,7 +51,7 @@ class Generation:
         """One that compares all."""
         plain: Structure = ("exact", "none")
         sample = np.empty((0, info.dimension), np.float32)
-        return cls(info, new_index(*plain, info.dimension, info.metric, sample), plain, plain)
+        return cls(info, new_index(*plain, info.dimension, info.metric, sample, 0), plain, plain)
 
     @property
     def last_key(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .base import CollectionInfo, IndexKind, Metric, Precision, Quantization
+from .codes import Codes
 from .matrix import Matrix
 from .slots import Slots
 from .vectors import MappedVectors, RamVectors, Vectors, faiss, faiss_metric, flat_index, graph_index, smallest
@@ -47,68 +48,75 @@ def reranked(width: float, precision: Precision, size: int, limit: int) -> int:
 
 
 class Index:
-    """`base` is FAISS's structure, None where all vectors are compared."""
+    """With a FAISS graph, with codes, or with neither, where all vectors are compared."""
 
-    def __init__(self, kind: IndexKind, dimension: int, vectors: Vectors, base: Any = None) -> None:
+    def __init__(
+        self, kind: IndexKind, dimension: int, vectors: Vectors, *, graph: Any = None, codes: Codes | None = None
+    ) -> None:
         self.kind: IndexKind = kind
         self.vectors = vectors
-        self.base = base
+        self.graph = graph
+        self.codes = codes
         self._dimension = dimension
-        codes = kind in ("pq", "hash")
-        self._code_bytes = int(base.sa_code_size()) if codes else 0  # asked once: it takes FAISS some 30 µs
-        self._width = dimension / (2 * self._code_bytes) if codes else 0.0
-        self._refined: Any = (
-            faiss.IndexRefine(base, vectors.index) if codes and isinstance(vectors, RamVectors) else None
-        )
+        self._refined: Any = None
+        if codes is not None and isinstance(vectors, RamVectors):
+            self._refined = faiss.IndexRefine(codes.index, vectors.index)
 
     @property
     def ram_bytes(self) -> int:
         size = self.vectors.ram_bytes
-        if self.kind == "hnsw":
-            size += self.base.hnsw.neighbors.size() * 4
-        elif self.base is not None:
-            size += self.base.ntotal * self._code_bytes
+        if self.graph is not None:
+            size += self.graph.hnsw.neighbors.size() * 4
+        if self.codes is not None:
+            size += len(self.codes) * self.codes.code_bytes
         return int(size)
 
     def add(self, matrix: Matrix, *, stored: bool = False) -> None:
         """Append; `stored`: the vectors themselves are there already."""
-        if self._refined is not None:
-            self._refined.add(matrix)
+        if self.graph is not None:
+            self.graph.add(matrix)  # its own storage is `vectors`
             return
-        if self.base is not None:
-            self.base.add(matrix)
-        if self.kind != "hnsw" and not stored:  # there `vectors` is the graph's own storage
+        if self.codes is not None:
+            self.codes.add(matrix)
+        if not stored:
             self.vectors.add(matrix)
+        if self._refined is not None:
+            self._refined.ntotal += len(matrix)
 
     def cost(self, queries: int, limit: int, size: int, precision: Precision) -> int:
         """About how many bytes a search reads."""
         row = 4 * self._dimension
-        if self.kind == "exact" or precision == "exact":
-            return queries * size * row
-        if self.kind == "hnsw":
+        if precision != "exact" and self.graph is not None:
             return queries * HNSW_SEARCH[precision] * HNSW_LINKS * row
-        scanned = size * self._code_bytes
-        return queries * (scanned + reranked(self._width, precision, size, limit) * row)
+        if precision != "exact" and self.codes is not None:
+            scanned = size * self.codes.code_bytes
+            return queries * (scanned + self._reranked(self.codes, precision, size, limit) * row)
+        return queries * size * row
+
+    def _reranked(self, codes: Codes, precision: Precision, size: int, limit: int) -> int:
+        return reranked(self._dimension / (2 * codes.code_bytes), precision, size, limit)
 
     def nearest(self, queries: Matrix, limit: int, precision: Precision, *, share: float, size: int) -> Slots | None:
         """Slots of shape (queries, some), the nearest first, -1 for none: about `limit` of them are among the `share`
         of all `size` slots that the caller keeps. None: it is better to compare all of those.
         """
-        if self.kind == "exact":
+        if self.codes is not None:
+            candidates = self._reranked(self.codes, precision, size, limit)
+        elif self.graph is not None:
+            candidates = HNSW_SEARCH[precision]
+        else:
             return None
         want = limit if share == 1 else math.ceil(2 * limit / share) + 8
-        graph = self.kind == "hnsw"
-        candidates = HNSW_SEARCH[precision] if graph else reranked(self._width, precision, size, limit)
         candidates = max(math.ceil(candidates / share), want)
         if candidates > MOST_CANDIDATES * size:
             return None
-        if graph:
+        if self.codes is None:
             params = faiss.SearchParametersHNSW(efSearch=candidates)
-            return _slots(self.base.search(queries, want, params=params))
+            return _slots(self.graph.search(queries, want, params=params))
         if self._refined is not None:
             self._refined.k_factor = candidates / want
             return _slots(self._refined.search(queries, want))
-        return self._rerank_mapped(queries, _slots(self.base.search(queries, candidates)), want)
+        return self._rerank_mapped(queries, _slots(self.codes.index.search(queries, candidates)), want)
 
     def _rerank_mapped(self, queries: Matrix, candidates: Slots, want: int) -> Slots:
         assert isinstance(self.vectors, MappedVectors)  # noqa: S101  all others are in FAISS's hands
@@ -131,9 +139,10 @@ def new_index(
     dimension: int,
     metric: Metric,
     sample: Matrix,
+    points: int,
     mapped: MappedVectors | None = None,
 ) -> Index:
-    """Train an empty index on a sample; `mapped` are the vectors where they stay on disk."""
+    """Train an empty index for about so many points on a sample; `mapped` are the vectors where they stay on disk."""
     if kind == "hnsw":
         graph = graph_index(quantization, dimension, metric, HNSW_LINKS)
         graph.hnsw.efConstruction = HNSW_BUILD
@@ -153,12 +162,12 @@ def new_index(
     padded = math.ceil(dimension / width) * width
     codes = faiss.IndexPQFastScan(padded, padded // width, 4, faiss_metric(metric))
     codes.pq.cp.niter = TRAINING_ITERATIONS
-    base: Any = codes
+    whole: Any = codes
     if padded != dimension:  # with zeros
-        base = faiss.IndexPreTransform(faiss.RemapDimensionsTransform(dimension, padded, False), codes)
-    base.train(sample)
-    return Index(kind, dimension, vectors, base)
+        whole = faiss.IndexPreTransform(faiss.RemapDimensionsTransform(dimension, padded, False), codes)
+    whole.train(sample)
+    return Index(kind, dimension, vectors, codes=Codes.trained(whole, points))
 
 
 def graph_over(graph: Any, dimension: int, metric: Metric) -> Index:
-    return Index("hnsw", dimension, RamVectors(faiss.downcast_index(graph.storage), metric), graph)
+    return Index("hnsw", dimension, RamVectors(faiss.downcast_index(graph.storage), metric), graph=graph)

@@ -18,14 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from .codes import Codes
 from .generation import Generation
 from .index import Index, graph_over
 from .reader import Collection
 from .vectors import MappedVectors, RamVectors, Vectors, faiss
 
-MANIFEST, SLOTS, BASE, FLAT = "manifest.json", "slots.npy", "base.faiss", "flat.faiss"
+MANIFEST, SLOTS, GRAPH, FLAT = "manifest.json", "slots.npy", "graph.faiss", "flat.faiss"
+CODES = ("codes.faiss", "codes-2.faiss")
 READ_AT_ONCE = 1 << 22
-FORMAT = 1
+FORMAT = 2
 
 
 class Snapshots:
@@ -59,11 +61,14 @@ class Snapshots:
         """Write and flush all of it; vectors that are mapped from this folder are there already."""
         index, slots = generation.index, generation.slots
         np.save(folder / SLOTS, np.stack([slots.keys, slots.expiries, slots.alive.astype(np.int64)]))
-        if index.base is not None:
-            faiss.write_index(index.base, str(folder / BASE))
-        if isinstance(index.vectors, MappedVectors):
+        if index.codes is not None:
+            for part, name in zip(index.codes.parts, CODES, strict=False):
+                faiss.write_index(part, str(folder / name))
+        if index.graph is not None:
+            faiss.write_index(index.graph, str(folder / GRAPH))
+        elif isinstance(index.vectors, MappedVectors):
             index.vectors.save(folder / MappedVectors.FILE)
-        elif isinstance(index.vectors, RamVectors) and index.kind != "hnsw":
+        elif isinstance(index.vectors, RamVectors):
             faiss.write_index(index.vectors.index, str(folder / FLAT))
         manifest = {
             "format": FORMAT,
@@ -115,16 +120,15 @@ class Snapshots:
 def _read(folder: Path, manifest: Any, collection: Collection) -> Generation | None:
     info = collection.info
     kind, quantization = manifest["structure"]
-    base = faiss.read_index(str(folder / BASE)) if kind != "exact" else None
     if kind == "hnsw":
-        index = graph_over(base, info.dimension, info.metric)
+        index = graph_over(faiss.read_index(str(folder / GRAPH)), info.dimension, info.metric)
     else:
         vectors: Vectors
         if quantization == "pq":
             vectors = MappedVectors(folder / MappedVectors.FILE, info.dimension, info.metric)
         else:
             vectors = RamVectors(faiss.read_index(str(folder / FLAT)), info.metric)
-        index = Index(kind, info.dimension, vectors, base)
+        index = Index(kind, info.dimension, vectors, codes=_read_codes(folder) if kind != "exact" else None)
     generation = Generation(info, index, (kind, quantization), tuple(manifest["wish"]))
     if manifest["shape"] != _shape(generation) or manifest["sequence"] > collection.sequence:
         return None
@@ -136,6 +140,11 @@ def _read(folder: Path, manifest: Any, collection: Collection) -> Generation | N
     generation.recall = manifest["recall"]
     generation.note = manifest["note"]
     return generation
+
+
+def _read_codes(folder: Path) -> Codes:
+    parts = [faiss.read_index(str(path)) for name in CODES if (path := folder / name).exists()]
+    return Codes(parts, parts[0].ntotal)
 
 
 def _shape(generation: Generation) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck.storage.errors import InvalidArgumentError, NotFoundError
-from quarterdeck.storage.vectors import build
+from quarterdeck.storage.vectors import build, codes
 from quarterdeck.storage.vectors.base import CollectionState, IndexKind, Metric, Point, Quantization, WishedIndex
 from quarterdeck.storage.vectors.build import Builder
 from quarterdeck.storage.vectors.faiss import FaissVectorStore, Shortcuts
@@ -456,6 +456,48 @@ async def test_an_index_is_taken_up_again_with_what_came_after_it(
     assert await recall(three, points, queries, "cosine") >= 0.97
     await three.drop("c")
     assert folders(path) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "index", "quantization"),
+    [("cosine", "pq", "none"), ("l2", "pq", "fp16"), ("cosine", "pq", "pq"), ("dot", "hash", "none")],
+)
+async def test_many_codes_are_in_two_halves_that_grow_and_are_kept(
+    open_store: Open,
+    path: Path,
+    points: Matrix,
+    queries: Matrix,
+    monkeypatch: pytest.MonkeyPatch,
+    metric: Metric,
+    index: WishedIndex,
+    quantization: Quantization,
+) -> None:
+    monkeypatch.setattr(codes, "SHARDED_FROM", 3000)
+    one = await open_store()
+    await one.create("c", DIMENSION, metric, index=index, quantization=quantization)
+    await fill(one, points[:4000])
+    assert (await built(one)).note is None
+    await fill(one, points[4000:], first=4000)
+    assert await recall(one, points, queries, metric) >= 0.98
+    assert {hits[0].id for hits in await one.search("c", list(points[[0, 1999, 2000, 4000, -1]]), limit=1)} == {
+        "0",
+        "1999",
+        "2000",
+        "4000",
+        str(SIZE - 1),
+    }
+    assert await one.verify("c") == []
+    (folder,) = folders(path)
+    assert {"codes.faiss", "codes-2.faiss"} <= {file.name for file in folder.iterdir()}
+
+    monkeypatch.setattr(Builder, "build", None)  # what follows is not built anew
+    two = await open_store()
+    assert await recall(two, points, queries, metric) >= 0.98
+    assert (await two.inspect("c")).ram_bytes == (await one.inspect("c")).ram_bytes
+    await fill(two, queries, first=SIZE)
+    (hits,) = await two.search("c", [queries[0]], limit=1)
+    assert hits[0].id == str(SIZE)
+    assert await two.verify("c") == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "manifest", "gone", "empty", "no folder"])
