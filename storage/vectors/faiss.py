@@ -114,7 +114,7 @@ class FaissVectorStore:
         now = self._clock.now()
 
         def on_disk(reader: Reader) -> tuple[int, int]:
-            size = reader.size(collection.key) + self._snapshots.size(collection.snapshot)
+            size = reader.size(collection) + self._snapshots.size(collection.snapshot)
             return reader.count(collection, now), size
 
         points, disk_bytes = await self._threads.read(on_disk)

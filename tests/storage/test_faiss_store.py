@@ -329,3 +329,11 @@ async def test_a_file_of_the_first_schema_is_migrated(path: Path, clock: ManualC
     assert await store.delete("c", ["1", "2"]) == 2
     assert await store.count("c") == 3
     await store.close()
+
+
+async def test_the_bytes_on_disk_are_those_of_the_points(open_store: Open) -> None:
+    store = await open_store()
+    await store.create("c", 2)
+    assert (await store.inspect("c")).disk_bytes == 0
+    await store.upsert("c", [Point(f"{n:04}", [1, n], {"text": "é" * 10}) for n in range(1500)])
+    assert (await store.inspect("c")).disk_bytes == 1500 * (4 + 8 + len('{"text":""}') + 20)
