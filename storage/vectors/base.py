@@ -71,7 +71,7 @@ class CollectionState:
     tombstones: int | None  # replaced and removed points that the index still carries
     change_sequence: int | None  # the number of the last change
     ram_bytes: int | None
-    disk_bytes: int | None
+    disk_bytes: int | None  # about: of many points some are measured
     recall: float | None  # recall@10 that the index had, on a sample of its own points against exact search
     building: IndexKind | None  # what is being built beside it
     note: str | None = None  # why the index is not as wished

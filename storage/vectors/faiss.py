@@ -1,7 +1,7 @@
 """Vectors in one SQLite file, searched in FAISS indexes that each process derives from it.
 
-A search sees every acknowledged point, whichever process wrote it: the statement that reads what an index has found
-says too whether that index has the collection's last change; if not, it first replays what is missing.
+A search sees every acknowledged point, whichever process wrote it: each statement that reads what an index has found
+tells too whether that index has the collection's last change; if not, it first replays what is missing.
 Where an index has replayed all but a few changes and is quick, the search runs inline; the rest goes to threads.
 """
 
@@ -143,7 +143,7 @@ class FaissVectorStore:
         now = self._clock.now()
         collection, count = await self._threads.write(lambda writer: writer.drop(name, now))
         self._replicas.forget(name)
-        await self._threads.run(partial(self._snapshots.prune, collection.key))
+        await self._threads.run(partial(self._snapshots.remove_all, collection.key))
         return count
 
     async def replace(self, name: str, successor: str, *, unchanged_since: str | None = None) -> None:
@@ -152,7 +152,7 @@ class FaissVectorStore:
         replaced = await self._threads.write(lambda writer: writer.replace(name, successor, now, change))
         if replaced is not None:
             self._replicas.rename(successor, name)
-            await self._threads.run(partial(self._snapshots.prune, replaced.key))
+            await self._threads.run(partial(self._snapshots.remove_all, replaced.key))
 
     # ---- points
 

@@ -41,7 +41,7 @@ class Generation:
         self.slots = SlotTable()
         self.postings = Postings()
         self.sequence = 0
-        self.followed: Collection | None = None  # of that sequence; None: something may have been written since
+        self.followed: Collection | None = None  # as it was at that sequence; None: it has been written since, here
         self.built = 0  # points, when it was trained
         self.recall = 1.0  # of ten neighbours, when it was built
         self.note: str | None = None
@@ -99,13 +99,16 @@ class Generation:
     def put(self, rows: Sequence[SlotRow], *, stored: bool = False) -> Matrix:
         """Append points, and return their vectors as they are compared; `stored`: those are on disk already."""
         keys, blobs, expiries, payloads = zip(*rows, strict=True)
-        matrix = comparable(decode(blobs, self.info), self.info.metric)
+        matrix = self._compared(blobs)
         if self.postings.fields:
             self.postings.add(len(self.slots), [json.loads(payload) for payload in payloads])
         self.index.add(matrix, stored=stored)
         ends = [NEVER if expiry is None else expiry for expiry in expiries]
         self.slots.append(np.array(keys, np.int64), np.array(ends, np.int64))
         return matrix
+
+    def _compared(self, blobs: Iterable[bytes]) -> Matrix:
+        return comparable(decode(blobs, self.info), self.info.metric)
 
     # ---- searching
 
@@ -152,7 +155,7 @@ class Generation:
         for start in range(0, len(queries), step):
             some = slice(start, start + step)
             part = slice(first, first := first + sum(counts[some]))
-            points = decode([rows[key][3] for key in keys[part]], self.info) if held is None else held[slots[part]]
+            points = self._compared([rows[key][3] for key in keys[part]]) if held is None else held[slots[part]]
             ranked += rank(queries[some], counts[some], keys[part], points, self.info.metric, limit, threshold)
         if held is not None:
             rows = reader.found(collection, _unique(key for key, _ in chain(*ranked)), vectors=False)
@@ -212,7 +215,7 @@ class Generation:
         best = Nearest(queries, limit, self.info.metric)
         for rows in reader.rows_after(collection, 0, payloads=False):
             slots = np.searchsorted(self.slots.keys, [row[0] for row in rows])
-            matrix = comparable(decode((row[1] for row in rows), self.info), self.info.metric)
+            matrix = self._compared(row[1] for row in rows)
             chosen = np.ones(len(rows), np.bool_) if mask is None else mask[slots]
             best.see(matrix[chosen], slots[chosen])
         return best.slots

@@ -58,9 +58,9 @@ class Index:
         self.graph = graph
         self.codes = codes
         self._dimension = dimension
-        self._refined: Any = None
+        self._refined: list[Any] = []  # for one query, and for several
         if codes is not None and isinstance(vectors, RamVectors):
-            self._refined = faiss.IndexRefine(codes.index, vectors.index)
+            self._refined = [faiss.IndexRefine(some, vectors.index) for some in (codes.for_one, codes.for_many)]
 
     @property
     def ram_bytes(self) -> int:
@@ -80,8 +80,8 @@ class Index:
             self.codes.add(matrix)
         if not stored:
             self.vectors.add(matrix)
-        if self._refined is not None:
-            self._refined.ntotal += len(matrix)
+        for refined in self._refined:
+            refined.ntotal += len(matrix)  # its own `add` would deal the rows out to both parts of the codes
 
     def cost(self, queries: int, limit: int, size: int, precision: Precision) -> int:
         """About how many bytes a search reads."""
@@ -113,10 +113,13 @@ class Index:
         if self.codes is None:
             params = faiss.SearchParametersHNSW(efSearch=candidates)
             return _slots(self.graph.search(queries, want, params=params))
-        if self._refined is not None:
-            self._refined.k_factor = candidates / want
-            return _slots(self._refined.search(queries, want))
-        return self._rerank_mapped(queries, _slots(self.codes.index.search(queries, candidates)), want)
+        several = len(queries) > 1
+        if self._refined:
+            refined = self._refined[several]
+            refined.k_factor = candidates / want
+            return _slots(refined.search(queries, want))
+        codes = self.codes.for_many if several else self.codes.for_one
+        return self._rerank_mapped(queries, _slots(codes.search(queries, candidates)), want)
 
     def _rerank_mapped(self, queries: Matrix, candidates: Slots, want: int) -> Slots:
         assert isinstance(self.vectors, MappedVectors)  # noqa: S101  all others are in FAISS's hands

@@ -34,29 +34,26 @@ def to_matrix(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, 
 def to_comparable(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric) -> Matrix:
     """As `to_matrix`, then as `comparable`."""
     matrix, squares = _checked(vectors, labels, dimension, metric)
-    return matrix if metric != "cosine" else _to_unit_length(matrix, squares)
+    return _to_unit_length(matrix, squares) if metric == "cosine" else matrix
 
 
-def _checked(
-    vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric
-) -> tuple[Matrix, Matrix | None]:
-    """The matrix, and the squares of its rows' lengths if they are ordinary."""
+def _checked(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric) -> tuple[Matrix, Matrix]:
+    """The matrix, and the squares of its rows' lengths in single precision."""
     for vector, label in zip(vectors, labels, strict=True):
         if len(vector) != dimension:
             raise InvalidArgumentError(f"{label} has dimension {len(vector)}, the collection has {dimension}")
-    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
         matrix = np.array(vectors, dtype=np.float32).reshape(len(vectors), dimension)
-        squares = _ordinary_squares(matrix)
-    if squares is not None:
-        return matrix, squares
-    lengths = _lengths(matrix)
-    good = lengths <= MAX_LENGTH  # False for NaN
-    if metric == "cosine":
-        good &= lengths > 0
-    if not good.all():
-        row = int(np.argmin(good))
-        raise InvalidArgumentError(f"{labels[row]} {_defect(matrix[row], lengths[row])}")
-    return matrix, None
+        squares = np.vecdot(matrix, matrix)
+    if not _all_ordinary(squares):
+        lengths = _lengths(matrix)
+        good = lengths <= MAX_LENGTH  # False for NaN
+        if metric == "cosine":
+            good &= lengths > 0
+        if not good.all():
+            row = int(np.argmin(good))
+            raise InvalidArgumentError(f"{labels[row]} {_defect(matrix[row], lengths[row])}")
+    return matrix, squares
 
 
 def decode(blobs: Iterable[bytes], info: CollectionInfo) -> Matrix:
@@ -72,21 +69,23 @@ def comparable(matrix: Matrix, metric: Metric) -> Matrix:
 
 def to_unit_length(matrix: Matrix) -> Matrix:
     """Return the rows, none of which is zero, scaled to length 1."""
-    return _to_unit_length(matrix, _ordinary_squares(matrix))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _to_unit_length(matrix, np.vecdot(matrix, matrix))
 
 
-def _to_unit_length(matrix: Matrix, squares: Matrix | None) -> Matrix:
-    if squares is not None:
-        lengths: Matrix = np.sqrt(squares)
+def _to_unit_length(matrix: Matrix, squares: Matrix) -> Matrix:
+    """Each by itself: what a row becomes does not depend on those beside it."""
+    lengths: Matrix = np.sqrt(squares)
+    if _all_ordinary(squares):
         return matrix / lengths[:, None]
-    return (matrix / _lengths(matrix)[:, None]).astype(np.float32)
+    ordinary = (squares > ORDINARY) & (squares < 1 / ORDINARY)
+    lengths = np.where(ordinary, lengths, _lengths(matrix))
+    return (matrix / lengths[:, None]).astype(np.float32)  # the bits of an ordinary row are those above
 
 
-def _ordinary_squares(matrix: Matrix) -> Matrix | None:
-    """Of the rows' lengths, in single precision; None if one is not finite, or so small or great that it needs more."""
-    squares: Matrix = np.vecdot(matrix, matrix)
-    ordinary = len(squares) and squares.min() > ORDINARY and squares.max() < 1 / ORDINARY  # False for NaN
-    return squares if ordinary else None
+def _all_ordinary(squares: Matrix) -> bool:
+    """Whether each is finite, and neither so small nor so great that single precision does not do."""
+    return not len(squares) or bool(squares.min() > ORDINARY and squares.max() < 1 / ORDINARY)  # False for NaN
 
 
 def _lengths(matrix: Matrix) -> NDArray[np.float64]:

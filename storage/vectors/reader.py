@@ -21,7 +21,7 @@ FoundRow = tuple[int, str, str, bytes]  # key, id, payload as JSON, vector
 KEPT_CHANGES = 1000  # deletions are remembered for so many changes
 CHUNK_ROWS = 2048
 CHUNK_IDS = 1000  # in one statement
-MEASURED_ROWS = 1000  # whose sizes stand for all: to read a million takes a second
+MEASURED_ROWS = 10_000  # whose sizes stand for all: to read a million takes a second
 
 INFO = "name, dimension, metric, embedder, created_at, index_kind, quantization, stored"
 COLLECTION = f"id, sequence, points, text_key, snapshot, {INFO}"
@@ -98,13 +98,19 @@ class Reader:
         return str(one_of(name, self._rows(sql, {"now": now, "name": name}))[0])
 
     def size(self, collection: Collection) -> int:
-        """Bytes of the points' rows, about: as if all were like the latest."""
-        sql = f"""
-            SELECT ifnull(avg(length(vector) + length(CAST(payload AS BLOB)) + length(id)), 0) FROM
-                (SELECT vector, payload, id FROM points WHERE collection = ? ORDER BY key DESC LIMIT {MEASURED_ROWS})
+        """Bytes of the points' rows, about: of many, as if all were like those at ten places."""
+        key = collection.key
+        places, count = [0], -1
+        if collection.rows > MEASURED_ROWS:
+            [(first,)] = self._rows("SELECT min(key) FROM points WHERE collection = ?", (key,))
+            [(last,)] = self._rows("SELECT max(key) FROM points WHERE collection = ?", (key,))
+            places, count = [first + (last - first) * place // 10 for place in range(10)], MEASURED_ROWS // 10
+        sql = """
+            SELECT length(vector) + length(CAST(payload AS BLOB)) + length(CAST(id AS BLOB))
+            FROM points WHERE collection = ? AND key >= ? ORDER BY key LIMIT ?
         """
-        [(mean,)] = self._rows(sql, (collection.key,))
-        return int(mean * collection.rows)
+        sizes: list[int] = [row[0] for place in places for row in self._rows(sql, (key, place, count))]
+        return round(sum(sizes) / max(1, len(sizes)) * collection.rows)
 
     def get(self, key: int, ids: Sequence[str], now: int) -> dict[str, PointRow]:
         sql = f"SELECT {_POINT} FROM points WHERE {LIVE} AND id IN (SELECT value FROM json_each(:ids))"
@@ -165,7 +171,8 @@ class Reader:
     def found(self, collection: Collection, keys: Sequence[int], *, vectors: bool = True) -> dict[int, FoundRow]:
         """The rows with these keys, by key; without `vectors` those are empty.
 
-        Raises OutdatedError outside a transaction if the collection is no longer as it was read.
+        Raises OutdatedError if the collection is no longer `collection`, which cannot be in the transaction that read
+        that: each statement looks, so all of them see one state.
         """
         vector = "vector" if vectors else "x''"
         was = (collection.info.name, collection.key, collection.sequence)

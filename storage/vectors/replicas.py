@@ -60,7 +60,7 @@ class Replicas:
             self._replicas[new] = self._replicas.pop(old)
 
     def outdate(self, name: str) -> None:
-        """This process has just changed the collection."""
+        """This process has just changed the collection: spare the next search to find that out by itself."""
         replica = self._replicas.get(name)
         if replica is not None and replica.generation is not None:
             replica.generation.followed = None
@@ -212,7 +212,10 @@ class Replicas:
         self._advance(replica.key, generation, patient=True)
 
     async def keep(self, replica: Replica, folder: str) -> None:
-        """Make this the collection's snapshot, and remove those before it."""
-        kept = await self._threads.write(lambda writer: writer.keep_snapshot(replica.key, folder))
-        await self._threads.run(partial(self._snapshots.prune, replica.key, folder if kept else None))
+        """Make this the collection's snapshot, and remove the one before it."""
+        before = await self._threads.write(lambda writer: writer.keep_snapshot(replica.key, folder))
+        if before is None:
+            await self._threads.run(partial(self._snapshots.remove_all, replica.key))
+        else:
+            await self._threads.run(partial(self._snapshots.prune, replica.key, folder, before.snapshot))
         await self._threads.alone(self._database.fold_log)

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -24,10 +25,11 @@ from .index import Index, graph_over
 from .reader import Collection
 from .vectors import MappedVectors, RamVectors, Vectors, faiss
 
-MANIFEST, SLOTS, GRAPH, FLAT = "manifest.json", "slots.npy", "graph.faiss", "flat.faiss"
-CODES = ("codes.faiss", "codes-2.faiss")
+MANIFEST, SLOTS, BASE, FLAT = "manifest.json", "slots.npy", "base.faiss", "flat.faiss"
+SECOND = "base-2.faiss"  # of the codes, where they are in two parts
 READ_AT_ONCE = 1 << 22
-FORMAT = 2
+ABANDONED_AFTER = 24 * 3600  # seconds since a folder was changed: no building takes that long
+FORMATS = (1, 2)  # the second has codes in two parts
 
 
 class Snapshots:
@@ -44,10 +46,18 @@ class Snapshots:
     def discard(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
-    def prune(self, key: int, keep: str | None = None) -> None:
-        """Remove the folders of a collection but one; whoever has mapped a file of theirs goes on with it."""
+    def remove_all(self, key: int) -> None:
+        """Remove the folders of a collection that is gone; whoever has mapped a file of theirs goes on with it."""
         for folder in self._root.glob(f"{key}-*"):
-            if folder.name != keep:
+            self.discard(folder)
+
+    def prune(self, key: int, kept: str, before: str | None) -> None:
+        """Remove the folder that `kept` has replaced, and what was left by whoever died when building.
+
+        Another process may be building in a folder of its own right now.
+        """
+        for folder in self._root.glob(f"{key}-*"):
+            if folder.name != kept and (folder.name == before or _is_abandoned(folder)):
                 self.discard(folder)
 
     def size(self, name: str | None) -> int:
@@ -62,16 +72,16 @@ class Snapshots:
         index, slots = generation.index, generation.slots
         np.save(folder / SLOTS, np.stack([slots.keys, slots.expiries, slots.alive.astype(np.int64)]))
         if index.codes is not None:
-            for part, name in zip(index.codes.parts, CODES, strict=False):
+            for part, name in zip(index.codes.parts, (BASE, SECOND), strict=False):
                 faiss.write_index(part, str(folder / name))
         if index.graph is not None:
-            faiss.write_index(index.graph, str(folder / GRAPH))
+            faiss.write_index(index.graph, str(folder / BASE))
         elif isinstance(index.vectors, MappedVectors):
             index.vectors.save(folder / MappedVectors.FILE)
         elif isinstance(index.vectors, RamVectors):
             faiss.write_index(index.vectors.index, str(folder / FLAT))
         manifest = {
-            "format": FORMAT,
+            "format": FORMATS[(folder / SECOND).exists()],
             "shape": _shape(generation),
             "structure": generation.structure,
             "wish": generation.wish,
@@ -108,7 +118,7 @@ class Snapshots:
     def _checked(self, folder: Path) -> Any:
         """Raises ValueError or KeyError if the folder does not hold what its manifest says."""
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
+        if manifest["format"] not in FORMATS:
             raise ValueError("written by another version")
         for name, (size, checksum) in manifest["files"].items():
             path = folder / name
@@ -121,14 +131,14 @@ def _read(folder: Path, manifest: Any, collection: Collection) -> Generation | N
     info = collection.info
     kind, quantization = manifest["structure"]
     if kind == "hnsw":
-        index = graph_over(faiss.read_index(str(folder / GRAPH)), info.dimension, info.metric)
+        index = graph_over(faiss.read_index(str(folder / BASE)), info.dimension, info.metric)
     else:
         vectors: Vectors
         if quantization == "pq":
             vectors = MappedVectors(folder / MappedVectors.FILE, info.dimension, info.metric)
         else:
             vectors = RamVectors(faiss.read_index(str(folder / FLAT)), info.metric)
-        index = Index(kind, info.dimension, vectors, codes=_read_codes(folder) if kind != "exact" else None)
+        index = Index(kind, info.dimension, vectors, codes=_codes(folder, manifest) if kind != "exact" else None)
     generation = Generation(info, index, (kind, quantization), tuple(manifest["wish"]))
     if manifest["shape"] != _shape(generation) or manifest["sequence"] > collection.sequence:
         return None
@@ -142,8 +152,16 @@ def _read(folder: Path, manifest: Any, collection: Collection) -> Generation | N
     return generation
 
 
-def _read_codes(folder: Path) -> Codes:
-    parts = [faiss.read_index(str(path)) for name in CODES if (path := folder / name).exists()]
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        return time.time() - folder.stat().st_mtime > ABANDONED_AFTER
+    except OSError:  # another process has just removed it
+        return False
+
+
+def _codes(folder: Path, manifest: Any) -> Codes:
+    names = (BASE, SECOND) if SECOND in manifest["files"] else (BASE,)
+    parts = [faiss.read_index(str(folder / name)) for name in names]
     return Codes(parts, parts[0].ntotal)
 
 

@@ -61,7 +61,7 @@ class PointDatabase:
             yield self._inline
 
     def read_once(self, read: Callable[[Reader], T]) -> T:
-        """One statement on the event loop, which needs no transaction."""
+        """On the event loop, what needs no transaction: one statement, or several that look after it themselves."""
         with self._explained("read"):
             return read(self._inline)
 

@@ -130,10 +130,11 @@ class Writer:
         self._connection.execute("UPDATE collections SET points = points - ? WHERE id = ?", (removed, collection.key))
         return removed
 
-    def keep_snapshot(self, key: int, folder: str) -> bool:
-        """Name the folder of a collection's kept index; False if the collection is gone."""
-        sql = "UPDATE collections SET snapshot = ? WHERE id = ?"
-        return self._connection.execute(sql, (folder, key)).rowcount > 0
+    def keep_snapshot(self, key: int, folder: str) -> Collection | None:
+        """Name the folder of a collection's kept index; the collection as it was before, None if it is gone."""
+        collection = Reader(self._connection).of_key(key)
+        self._connection.execute("UPDATE collections SET snapshot = ? WHERE id = ?", (folder, key))
+        return collection
 
     def index_texts(self, name: str) -> None:
         """Bring the full text of a collection up to its last point.

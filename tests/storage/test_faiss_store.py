@@ -335,5 +335,11 @@ async def test_the_bytes_on_disk_are_those_of_the_points(open_store: Open) -> No
     store = await open_store()
     await store.create("c", 2)
     assert (await store.inspect("c")).disk_bytes == 0
-    await store.upsert("c", [Point(f"{n:04}", [1, n], {"text": "é" * 10}) for n in range(1500)])
-    assert (await store.inspect("c")).disk_bytes == 1500 * (4 + 8 + len('{"text":""}') + 20)
+    row = 8 + 4 + len('{"text":""}')
+    await store.upsert("c", [Point(f"{n:04}", [1, n], {"text": "é" * 500}) for n in range(9000)])
+    assert (await store.inspect("c")).disk_bytes == 9000 * (row + 1000)
+    await store.upsert("c", [Point(f"{n:04}", [1, n], {"text": ""}) for n in range(3000)])
+    await store.upsert("c", [Point(f"{n:04}", [1, n], {"text": ""}) for n in range(9000, 9999)])
+    await store.upsert("c", [Point(f"{n}", [1, n], {"text": ""}) for n in range(10_000, 13_000)])
+    expected = 6000 * (row + 1000) + 6999 * row
+    assert (await store.inspect("c")).disk_bytes == pytest.approx(expected, rel=0.2), "of many points some are measured"

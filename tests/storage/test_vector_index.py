@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,6 +25,8 @@ from quarterdeck.storage.vectors.faiss import FaissVectorStore, Shortcuts
 from quarterdeck.storage.vectors.filters import parse_filter
 from quarterdeck.storage.vectors.generation import Generation
 from quarterdeck.storage.vectors.postings import Postings
+from quarterdeck.storage.vectors.reader import Reader
+from quarterdeck.storage.vectors.snapshots import Snapshots
 from tests.clock import ManualClock
 from tests.clustered import Matrix, clustered
 from tests.until import until
@@ -458,6 +463,18 @@ async def test_an_index_is_taken_up_again_with_what_came_after_it(
     assert folders(path) == []
 
 
+async def test_a_folder_in_which_another_process_builds_is_left_alone(open_store: Open, path: Path) -> None:
+    store = await open_store()
+    await fill(store, np.ones((1, 2), np.float32))
+    first = await store.snapshot("c")
+    other = Snapshots(path.with_name("vectors.db.index")).new_folder(1)
+    second = await store.snapshot("c")
+    assert {folder.name for folder in folders(path)} == {other.name, second} != {other.name, first}
+    os.utime(other, (0, 0))  # its process must have died
+    third = await store.snapshot("c")
+    assert [folder.name for folder in folders(path)] == [third]
+
+
 @pytest.mark.parametrize(
     ("metric", "index", "quantization"),
     [("cosine", "pq", "none"), ("l2", "pq", "fp16"), ("cosine", "pq", "pq"), ("dot", "hash", "none")],
@@ -488,7 +505,7 @@ async def test_many_codes_are_in_two_halves_that_grow_and_are_kept(
     }
     assert await one.verify("c") == []
     (folder,) = folders(path)
-    assert {"codes.faiss", "codes-2.faiss"} <= {file.name for file in folder.iterdir()}
+    assert {"base.faiss", "base-2.faiss"} <= {file.name for file in folder.iterdir()}
 
     monkeypatch.setattr(Builder, "build", None)  # what follows is not built anew
     two = await open_store()
@@ -532,6 +549,50 @@ async def test_a_damaged_snapshot_is_built_anew(
     assert await recall(two, points, queries, "cosine") >= 0.97
     assert (await built(two)).index == "pq"
     assert await two.verify("c") == []
+
+
+@pytest.mark.parametrize("quantization", ["none", "fp16", "sq8", "pq"])
+async def test_a_score_is_of_the_two_vectors_whatever_is_asked_beside(
+    open_store: Open, points: Matrix, quantization: Quantization
+) -> None:
+    store = await open_store()
+    await store.create("c", DIMENSION, quantization=quantization)
+    await fill(store, points * 3)
+    await built(store)
+    tiny = np.zeros(DIMENSION, np.float32)
+    tiny[0] = 1e-15
+    for number in (0, 7, SIZE - 1):
+        (alone,) = await store.search("c", [points[number] * 3], limit=3, threshold=1)
+        assert [(hit.id, hit.score) for hit in alone] == [(str(number), 1.0)]
+        query = points[number] * 3 + points[3] / 7
+        beside = await store.search("c", [tiny, query], limit=3)
+        assert [beside[1]] == await store.search("c", [query], limit=3)
+
+
+async def test_a_change_between_the_reads_of_one_search_begins_it_anew(
+    open_store: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store()
+    await store.create("c", 2)
+    await store.upsert("c", [Point(str(n), [1, n]) for n in range(2500)])
+    assert len((await store.search("c", [[1, 0]], limit=2500))[0]) == 2500
+    reads, read = 0, Reader._rows
+
+    def delete_after_the_first(reader: Reader, sql: str, parameters: Any) -> list[Any]:
+        nonlocal reads
+        rows = read(reader, sql, parameters)
+        reads += "LEFT JOIN" in sql
+        if reads == 1:
+            reads += 1
+            with contextlib.closing(sqlite3.connect(path)) as other, other:
+                other.execute("UPDATE collections SET sequence = sequence + 1, points = points - 1")
+                other.execute("INSERT INTO deletions SELECT collection, 2, key FROM points WHERE id = '2400'")
+                other.execute("DELETE FROM points WHERE id = '2400'")
+        return rows
+
+    monkeypatch.setattr(Reader, "_rows", delete_after_the_first)
+    (hits,) = await store.search("c", [[1, 0]], limit=2500)
+    assert {hit.id for hit in hits} == {str(n) for n in range(2500)} - {"2400"}
 
 
 async def test_a_search_finds_what_another_process_has_put_under_the_name(open_store: Open) -> None:
