@@ -290,11 +290,13 @@ async def run_example(name: str, *arguments: str, home: Path) -> str:
     return output.decode()
 
 
+@pytest.mark.slow
 async def test_the_client_of_forty_lines_runs(tmp_path: Path) -> None:
     output = await run_example("stdio_client.py", str(EXAMPLES.parent / "README.md"), home=tmp_path)
     assert json.loads(output)["documents"][0]["title"] == "Quarterdeck"
 
 
+@pytest.mark.slow
 async def test_the_example_of_a_crash_runs(tmp_path: Path) -> None:
     output = await run_example("crash_and_recover.py", home=tmp_path)
     assert "found {'heading': 270, 'knots': 12} version 1" in output

@@ -60,6 +60,7 @@ async def test_a_server_that_is_not_there_fails_the_calls_that_need_it(tmp_path:
         assert SECRET not in deck.stderr
 
 
+@pytest.mark.slow
 def test_config_and_doctor_show_no_key(qdrant_shim: QdrantShim, valkey_server: ValkeyServer, tmp_path: Path) -> None:
     settings = environment(qdrant_shim, valkey_server)
     shown = run("config", tmp_path, **settings).stdout
