@@ -576,7 +576,7 @@ async def test_a_change_between_the_reads_of_one_search_begins_it_anew(
     await store.create("c", 2)
     await store.upsert("c", [Point(str(n), [1, n]) for n in range(2500)])
     assert len((await store.search("c", [[1, 0]], limit=2500))[0]) == 2500
-    reads, read = 0, Reader._rows
+    reads, read = 0, vars(Reader)["_rows"]
 
     def delete_after_the_first(reader: Reader, sql: str, parameters: Any) -> list[Any]:
         nonlocal reads
