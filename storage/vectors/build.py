@@ -14,7 +14,7 @@ import numpy as np
 from .base import CollectionInfo
 from .generation import Generation, Nearest, Structure, distances_of
 from .index import new_index
-from .matrix import Matrix, comparable, decode
+from .matrix import Matrix, decode_comparable
 from .reader import Collection, Reader, SlotRow
 from .slots import Slots
 from .vectors import MappedVectors, faiss
@@ -62,7 +62,7 @@ class Builder:
     def _try(self, structure: Structure, wish: Structure, fields: list[str]) -> Generation:
         info, collection = self._info, self._collection
         kind, quantization = structure
-        sample = self._compared(self._reader.sample(collection, TRAINED_ON))
+        sample = decode_comparable(self._reader.sample(collection, TRAINED_ON), info)
         mapped = self._write_vectors() if quantization == "pq" else None
         held = "none" if mapped else quantization
         index = new_index(kind, held, info.dimension, info.metric, sample, collection.rows, mapped)
@@ -84,14 +84,11 @@ class Builder:
                 raise BuildStoppedError
             yield rows
 
-    def _compared(self, blobs: list[bytes]) -> Matrix:
-        return comparable(decode(blobs, self._info), self._info.metric)
-
     def _write_vectors(self) -> MappedVectors:
         path = self._folder / MappedVectors.FILE
         with path.open("wb") as file:
             for rows in self._chunks(payloads=False):
-                file.write(MappedVectors.encode(self._compared([row[1] for row in rows])))
+                file.write(MappedVectors.encode(decode_comparable((row[1] for row in rows), self._info)))
         return MappedVectors(path, self._info.dimension, self._info.metric)
 
     def _recall(self, generation: Generation, queries: Matrix, exact: Nearest) -> float:
@@ -105,7 +102,7 @@ class Builder:
         for query, slots, nearest in zip(queries, found, exact.distances, strict=True):
             keys: Slots = generation.slots.keys[slots]
             rows = self._reader.found(self._collection, keys.tolist())
-            vectors = self._compared([rows[key][3] for key in keys.tolist()])
+            vectors = decode_comparable((rows[key][3] for key in keys.tolist()), info)
             distances = distances_of(query[None], vectors, info.metric)[0]
             worst = nearest[-1]
             hits += min(int(np.count_nonzero(distances <= worst + TIE * max(1.0, abs(worst)))), k)

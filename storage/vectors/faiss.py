@@ -33,7 +33,7 @@ from .base import (
 )
 from .filters import parse_filter
 from .generation import Generation
-from .matrix import Matrix, to_comparable
+from .matrix import Matrix, to_queries
 from .reader import Collection, OutdatedError, Reader
 from .replicas import Replicas
 from .rows import check_id, to_point, to_rows
@@ -228,11 +228,11 @@ class FaissVectorStore:
         latest = self._replicas.latest(name)
         if latest is not None and len(queries) and is_quick(latest[1]):
             with contextlib.suppress(OutdatedError, InvalidArgumentError):  # what is wrong for it may be right by now
-                asked = _asked(queries, latest[0].info)
+                asked = to_queries(queries, latest[0].info)
                 return self._database.read_once(lambda reader: self._search(asked, options, reader, *latest))
         with self._database.read_inline() as reader:
             collection = self._replicas.find_in(reader, name)
-            asked = _asked(queries, collection.info)
+            asked = to_queries(queries, collection.info)
             if not len(asked):
                 return []
             generation = self._replicas.at_once(reader, collection)
@@ -292,8 +292,3 @@ class FaissVectorStore:
 
         await self._replicas.follow(name, compare)
         return found
-
-
-def _asked(queries: Sequence[Vector], info: CollectionInfo) -> Matrix:
-    labels = [f"query {number}" for number in range(len(queries))]
-    return to_comparable(queries, labels, info.dimension, info.metric)

@@ -15,7 +15,7 @@ import numpy as np
 
 from .base import CollectionInfo, Hit, IndexKind, Payload, Precision, Quantization
 from .index import LEAST_RANKED, Index, new_index
-from .matrix import Matrix, comparable, decode
+from .matrix import Matrix, decode_comparable
 from .postings import Postings
 from .ranking import Ranked, rank, to_hits
 from .reader import Collection, Reader, SlotRow
@@ -99,16 +99,13 @@ class Generation:
     def put(self, rows: Sequence[SlotRow], *, stored: bool = False) -> Matrix:
         """Append points, and return their vectors as they are compared; `stored`: those are on disk already."""
         keys, blobs, expiries, payloads = zip(*rows, strict=True)
-        matrix = self._compared(blobs)
+        matrix = decode_comparable(blobs, self.info)
         if self.postings.fields:
             self.postings.add(len(self.slots), [json.loads(payload) for payload in payloads])
         self.index.add(matrix, stored=stored)
         ends = [NEVER if expiry is None else expiry for expiry in expiries]
         self.slots.append(np.array(keys, np.int64), np.array(ends, np.int64))
         return matrix
-
-    def _compared(self, blobs: Iterable[bytes]) -> Matrix:
-        return comparable(decode(blobs, self.info), self.info.metric)
 
     # ---- searching
 
@@ -155,7 +152,10 @@ class Generation:
         for start in range(0, len(queries), step):
             some = slice(start, start + step)
             part = slice(first, first := first + sum(counts[some]))
-            points = self._compared([rows[key][3] for key in keys[part]]) if held is None else held[slots[part]]
+            if held is None:
+                points = decode_comparable((rows[key][3] for key in keys[part]), self.info)
+            else:
+                points = held[slots[part]]
             ranked += rank(queries[some], counts[some], keys[part], points, self.info.metric, limit, threshold)
         if held is not None:
             rows = reader.found(collection, _unique(key for key, _ in chain(*ranked)), vectors=False)
@@ -215,7 +215,7 @@ class Generation:
         best = Nearest(queries, limit, self.info.metric)
         for rows in reader.rows_after(collection, 0, payloads=False):
             slots = np.searchsorted(self.slots.keys, [row[0] for row in rows])
-            matrix = self._compared(row[1] for row in rows)
+            matrix = decode_comparable((row[1] for row in rows), self.info)
             chosen = np.ones(len(rows), np.bool_) if mask is None else mask[slots]
             best.see(matrix[chosen], slots[chosen])
         return best.slots

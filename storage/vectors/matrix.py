@@ -31,29 +31,31 @@ def to_matrix(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, 
     return _checked(vectors, labels, dimension, metric)[0]
 
 
-def to_comparable(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric) -> Matrix:
-    """As `to_matrix`, then as `comparable`."""
-    matrix, squares = _checked(vectors, labels, dimension, metric)
-    return _to_unit_length(matrix, squares) if metric == "cosine" else matrix
+def to_queries(vectors: Sequence[Vector], info: CollectionInfo) -> Matrix:
+    """As `to_matrix`, for a collection, and laid out as `decode_comparable` does."""
+    labels = [f"query {number}" for number in range(len(vectors))]
+    matrix, lengths = _checked(vectors, labels, info.dimension, info.metric)
+    return _scaled(matrix, lengths) if info.metric == "cosine" else matrix
 
 
-def _checked(vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric) -> tuple[Matrix, Matrix]:
-    """The matrix, and the squares of its rows' lengths in single precision."""
+def _checked(
+    vectors: Sequence[Vector], labels: Sequence[str], dimension: int, metric: Metric
+) -> tuple[Matrix, NDArray[Any]]:
+    """The matrix, and the lengths of its rows."""
     for vector, label in zip(vectors, labels, strict=True):
         if len(vector) != dimension:
             raise InvalidArgumentError(f"{label} has dimension {len(vector)}, the collection has {dimension}")
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
         matrix = np.array(vectors, dtype=np.float32).reshape(len(vectors), dimension)
-        squares = np.vecdot(matrix, matrix)
-    if not _all_ordinary(squares):
-        lengths = _lengths(matrix)
+        lengths, ordinary = _lengths(matrix)
+    if not ordinary:
         good = lengths <= MAX_LENGTH  # False for NaN
         if metric == "cosine":
             good &= lengths > 0
         if not good.all():
             row = int(np.argmin(good))
             raise InvalidArgumentError(f"{labels[row]} {_defect(matrix[row], lengths[row])}")
-    return matrix, squares
+    return matrix, lengths
 
 
 def decode(blobs: Iterable[bytes], info: CollectionInfo) -> Matrix:
@@ -62,37 +64,33 @@ def decode(blobs: Iterable[bytes], info: CollectionInfo) -> Matrix:
     return numbers.astype(np.float32).reshape(-1, info.dimension)
 
 
-def comparable(matrix: Matrix, metric: Metric) -> Matrix:
-    """The rows as an index holds them, and is asked with them."""
-    return to_unit_length(matrix) if metric == "cosine" else matrix
+def decode_comparable(blobs: Iterable[bytes], info: CollectionInfo) -> Matrix:
+    """Stored vectors as an index holds them, and is asked with them: under cosine scaled to length 1."""
+    matrix = decode(blobs, info)
+    return to_unit_length(matrix) if info.metric == "cosine" else matrix
 
 
 def to_unit_length(matrix: Matrix) -> Matrix:
     """Return the rows, none of which is zero, scaled to length 1."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _to_unit_length(matrix, np.vecdot(matrix, matrix))
+    return _scaled(matrix, _lengths(matrix)[0])
 
 
-def _to_unit_length(matrix: Matrix, squares: Matrix) -> Matrix:
-    """Each by itself: what a row becomes does not depend on those beside it."""
-    lengths: Matrix = np.sqrt(squares)
-    if _all_ordinary(squares):
-        return matrix / lengths[:, None]
-    ordinary = (squares > ORDINARY) & (squares < 1 / ORDINARY)
-    lengths = np.where(ordinary, lengths, _lengths(matrix))
-    return (matrix / lengths[:, None]).astype(np.float32)  # the bits of an ordinary row are those above
+def _scaled(matrix: Matrix, lengths: NDArray[Any]) -> Matrix:
+    scaled: Matrix = (matrix / lengths[:, None]).astype(np.float32, copy=False)
+    return scaled
 
 
-def _all_ordinary(squares: Matrix) -> bool:
-    """Whether each is finite, and neither so small nor so great that single precision does not do."""
-    return not len(squares) or bool(squares.min() > ORDINARY and squares.max() < 1 / ORDINARY)  # False for NaN
-
-
-def _lengths(matrix: Matrix) -> NDArray[np.float64]:
-    """Euclidean lengths, in double precision: squares of tiny and huge numbers must not vanish or overflow."""
+def _lengths(matrix: Matrix) -> tuple[NDArray[Any], bool]:
+    """Euclidean lengths, and whether all are ordinary: finite, and neither so small nor so great that squares in
+    single precision vanish or overflow. Those of other rows are in double precision; no row's depends on the rest."""
+    squares = np.vecdot(matrix, matrix)
+    lengths: NDArray[Any] = np.sqrt(squares)
+    if not len(squares) or (squares.min() > ORDINARY and squares.max() < 1 / ORDINARY):  # False for NaN
+        return lengths, True
     wide = matrix.astype(np.float64)
-    lengths: NDArray[np.float64] = np.sqrt(np.vecdot(wide, wide))
-    return lengths
+    ordinary = (squares > ORDINARY) & (squares < 1 / ORDINARY)
+    lengths = np.where(ordinary, lengths, np.sqrt(np.vecdot(wide, wide)))
+    return lengths, False
 
 
 def _defect(row: NDArray[np.float32], length: np.float64) -> str:

@@ -10,7 +10,7 @@ from qdrant_client import AsyncQdrantClient, models
 from ..clock import Clock
 from .base import Hit, Precision, Vector
 from .filters import Predicate, parse_filter
-from .matrix import Matrix, to_matrix, to_unit_length
+from .matrix import Matrix, to_queries
 from .qdrant_catalogue import Catalogue, Head
 from .qdrant_filters import translate
 from .qdrant_options import search_params
@@ -52,16 +52,15 @@ class Search:
     ) -> list[list[Hit]]:
         """The nearest points of each query, as `VectorStore.search`."""
         info = head.info
-        asked = to_matrix(queries, [f"query {n}" for n in range(len(queries))], info.dimension, info.metric)
+        asked = to_queries(queries, info)
         request = models.QueryRequest(
             filter=live(self._clock.now(), translate(where or {}).condition),
             params=search_params(precision),
             score_threshold=wide_threshold(threshold, info.metric),
             with_payload=[ID, PAYLOAD, EXPIRY],
         )
-        unit = to_unit_length(asked) if info.metric == "cosine" else asked
         accepts = None if where is None else parse_filter(where)
-        return await self._widened(head, request, unit, limit, threshold, accepts)
+        return await self._widened(head, request, asked, limit, threshold, accepts)
 
     async def _widened(
         self,

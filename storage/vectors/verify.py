@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .generation import Generation
-from .matrix import comparable, decode
+from .matrix import decode_comparable
 from .reader import Collection, Reader
 from .snapshots import Snapshots
 from .vectors import RamVectors
@@ -38,7 +38,7 @@ def _changed(reader: Reader, collection: Collection, generation: Generation) -> 
         keys = np.array([row[0] for row in rows])
         known = np.isin(keys, generation.slots.keys)
         slots = np.searchsorted(generation.slots.keys, keys[known])
-        expected = comparable(decode((row[1] for row in rows), collection.info), collection.info.metric)[known]
+        expected = decode_comparable((row[1] for row in rows), collection.info)[known]
         held = vectors.index.reconstruct_batch(slots)
         changed += int(np.count_nonzero(~np.isclose(held, expected, rtol=tolerance, atol=tolerance).all(axis=1)))
     return changed
